@@ -1,0 +1,258 @@
+//! The messages, in the order in which a session uses them.
+//!
+//! The harness speaks first: [`HostMessage::Start`] carries the nonce of this
+//! start of the VM, and every answer of the agent repeats it, so that bytes
+//! left over from another start, or written to the port by anybody else, are
+//! recognised. Then `Prepare`, one `Run` for each test, and `Finish`. A test
+//! process speaks to the agent alone, in [`TestMessage`]s.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::Device;
+
+/// The version of these messages. Both sides must have the same: the agent
+/// says its own in [`GuestMessage::Hello`].
+pub const VERSION: u32 = 1;
+
+/// What travels from the agent to the harness: a message under its nonce and
+/// number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The nonce of the [`HostMessage::Start`] that the agent answers to.
+    pub nonce: String,
+    /// Counts from 0 without gaps, for each start: a doubled or lost frame
+    /// shows.
+    pub seq: u64,
+    /// The message.
+    pub message: GuestMessage,
+}
+
+/// What the harness says to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case", deny_unknown_fields)]
+pub enum HostMessage {
+    /// The first word of every start.
+    Start {
+        /// Random, new for each start of a VM.
+        nonce: String,
+    },
+    /// Put the guest in order. Answered by [`GuestMessage::Prepared`].
+    Prepare(Prepare),
+    /// Run one test. Answered by `Started`, any number of `Step`s, `Finished`.
+    Run(Job),
+    /// No test will follow. Answered by [`GuestMessage::Done`], after which
+    /// the agent powers the guest off.
+    Finish,
+}
+
+/// What the agent says to the harness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum GuestMessage {
+    /// The answer to `Start`.
+    Hello {
+        /// The agent's [`VERSION`].
+        protocol: u32,
+        /// `uname -r` of the running kernel.
+        release: String,
+    },
+    /// The guest is in order; sent once every mount and setting is in effect.
+    Prepared {
+        /// Path of each setting and what was read back from it after it was
+        /// written.
+        settings: BTreeMap<String, String>,
+        /// The names of `/dev/hmm_dmirror*` that can be opened.
+        devices: Vec<String>,
+        /// Names of the tests that the guest's test binary knows.
+        tests: Vec<String>,
+    },
+    /// A test process exists.
+    Started {
+        /// The test's id, as in [`Job::id`].
+        id: String,
+        /// Its process id in the guest, for the attribution of kernel reports.
+        pid: i32,
+    },
+    /// A test came to a new step.
+    Step {
+        /// The test's id.
+        id: String,
+        /// What it does now, in a few words.
+        text: String,
+    },
+    /// A test process is gone, or cannot be made to go.
+    Finished {
+        /// The test's id.
+        id: String,
+        /// How it ended.
+        outcome: Outcome,
+        /// From the start of the process to its end, in microseconds.
+        duration_us: u64,
+        /// What the kernel's own counters say happened during the test.
+        health: Health,
+    },
+    /// The agent could not do what it was asked to; nothing follows.
+    Refused {
+        /// What it was to do.
+        what: String,
+        /// Why it could not.
+        why: String,
+    },
+    /// The last word. A session without it is incomplete.
+    Done {
+        /// How many tests finished in this session.
+        finished: u32,
+    },
+}
+
+/// The kernel's own counters, before and after a test.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `/proc/sys/kernel/tainted` before the test.
+    pub taint_before: u64,
+    /// `/proc/sys/kernel/tainted` after the test.
+    pub taint_after: u64,
+    /// How many warnings `/sys/kernel/warn_count` (since 6.2) rose by.
+    pub warnings: u64,
+    /// How many oopses `/sys/kernel/oops_count` (since 6.2) rose by.
+    pub oopses: u64,
+}
+
+/// How a test ended, as seen from inside the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The process said so and exited with 0.
+    Passed,
+    /// An assertion did not hold.
+    Failed(Failure),
+    /// The test cannot run here.
+    Skipped {
+        /// Why, for the report.
+        reason: String,
+    },
+    /// The process went without a verdict: a signal, an unexpected exit code.
+    Died {
+        /// In words: `killed by SIGSEGV`, `exited with 3 and no verdict`.
+        how: String,
+    },
+    /// The deadline passed.
+    TimedOut {
+        /// Whether the process could be killed. If not, it hangs in the kernel
+        /// and the guest is of no further use.
+        killed: bool,
+        /// Where the main thread was in the kernel, from `/proc/PID/stack`.
+        stack: String,
+    },
+}
+
+/// An assertion that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Source file of the assertion, as `file!()` gives it.
+    pub file: String,
+    /// Its line.
+    pub line: u32,
+    /// What was expected, in words.
+    pub message: String,
+    /// The value that was seen, if the assertion compares two.
+    pub seen: Option<String>,
+    /// The value that was expected, likewise.
+    pub expected: Option<String>,
+    /// The page of the buffer that it is about, counted from 0.
+    pub page: Option<u64>,
+}
+
+/// How the guest is put in order, in this order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepare {
+    /// File systems to mount, in this order. The first is the root that the
+    /// agent enters at the end; targets are paths below that root.
+    pub mounts: Vec<Mount>,
+    /// Symbolic links in the root: path, target.
+    pub links: Vec<(String, String)>,
+    /// Files written after the mounts: path, value. Read back afterwards.
+    pub settings: Vec<Setting>,
+    /// Where the test binary is before the root is entered: an absolute path
+    /// in the initramfs, or below the new root.
+    pub tests: String,
+}
+
+/// One file system to mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Path below the guest's root, made if it is missing.
+    pub at: String,
+    /// File system type, as `mount -t` takes it.
+    pub kind: String,
+    /// Source: a 9p tag, or any word for file systems without one.
+    #[serde(default)]
+    pub source: String,
+    /// Options of the file system, as `mount -o` takes them.
+    #[serde(default)]
+    pub options: String,
+    /// Whether it is mounted read-only.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// One value to write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setting {
+    /// Path below the guest's root, such as `/proc/sys/vm/nr_hugepages`.
+    pub path: String,
+    /// What is written to it.
+    pub value: String,
+    /// Whether a kernel without this file is all right.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// One test to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The test's id: `hmm.migrate_fault.private`.
+    pub id: String,
+    /// Its name: `hmm.migrate_fault`.
+    pub name: String,
+    /// The kind of device, where the test has one.
+    pub device: Option<Device>,
+    /// Feeds whatever the test leaves to chance.
+    pub seed: u64,
+    /// How long it may take, in milliseconds, already scaled.
+    pub timeout_ms: u64,
+    /// The numbers of the kernel under test.
+    pub abi: Abi,
+}
+
+/// What the tests must know of the driver's interface, read from the headers
+/// of the tree under test by its own compiler.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abi {
+    /// `HMM_DMIRROR_READ` and so on, without the prefix: the whole ioctl
+    /// request number (lib/test_hmm_uapi.h).
+    pub ioctls: BTreeMap<String, u64>,
+    /// `HMM_DMIRROR_PROT_WRITE` and so on, without the prefix.
+    pub prots: BTreeMap<String, u8>,
+    /// `sizeof(struct hmm_dmirror_cmd)`, in bytes.
+    pub cmd_size: u64,
+    /// Offset of each member of `struct hmm_dmirror_cmd`, in bytes.
+    pub cmd_offsets: BTreeMap<String, u64>,
+}
+
+/// What a test process says to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub enum TestMessage {
+    /// It came to a new step.
+    Step {
+        /// What it does now, in a few words.
+        text: String,
+    },
+    /// Its verdict; the last message.
+    Verdict(Outcome),
+}

@@ -1,0 +1,240 @@
+//! The event stream of a run: what happened, in order, as data.
+//!
+//! Everything that a stage has to tell goes through [`Log::emit`]: it is
+//! written to `events.jsonl`, from which the run is judged, and shown to the
+//! person at the terminal. Stages print nothing themselves.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use hmm_protocol::wire::{GuestMessage, Sealed};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Stage;
+use crate::stop::Stop;
+
+/// A line of `events.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Milliseconds since the start of the command.
+    pub t_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A stage began.
+    StageStarted {
+        /// Which.
+        stage: Stage,
+    },
+    /// A stage ended well.
+    StageFinished {
+        /// Which.
+        stage: Stage,
+        /// How long it took, in milliseconds.
+        ms: u64,
+        /// Whether its result was in the store already.
+        reused: bool,
+        /// What came out, in a few words.
+        text: String,
+    },
+    /// A sign of life from a long stage.
+    Progress {
+        /// Which stage.
+        stage: Stage,
+        /// How far it is.
+        text: String,
+    },
+    /// Something that the reader should know and that is no fault.
+    Note {
+        /// The sentence.
+        text: String,
+    },
+    /// The kernel under test is known.
+    Kernel(crate::judge::KernelInfo),
+    /// The machine that it will run on is known.
+    Machine(crate::judge::MachineInfo),
+    /// The set of tests is known; each of them must get a verdict.
+    Planned {
+        /// Ids, in the order in which they run.
+        tests: Vec<String>,
+        /// Ids that do not apply to this kernel, each with the reason.
+        not_applicable: Vec<crate::judge::NotApplicable>,
+    },
+    /// A VM was started.
+    VmStarted {
+        /// Counts the starts of this run, from 0.
+        vm: u32,
+        /// The nonce that its frames must carry.
+        nonce: String,
+        /// Where its part of `console.log` begins, in bytes.
+        console_from: u64,
+    },
+    /// A frame arrived from the agent.
+    Frame {
+        /// From which start.
+        vm: u32,
+        /// The frame as received.
+        #[serde(flatten)]
+        sealed: Sealed,
+    },
+    /// A VM is gone.
+    VmEnded {
+        /// Which start.
+        vm: u32,
+        /// Why.
+        end: VmEnd,
+        /// The length of `console.log` by then, in bytes.
+        console_to: u64,
+    },
+    /// The run ends here without a judgement of everything.
+    Stopped {
+        /// Why.
+        stop: Stop,
+    },
+}
+
+/// Why a VM is gone, as the harness saw it from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum VmEnd {
+    /// The agent said its last word and powered off.
+    Done,
+    /// The harness ended it because the kernel had complained or a test could
+    /// not be killed: what comes next deserves a fresh kernel.
+    Replaced {
+        /// What about it.
+        reason: String,
+    },
+    /// The guest reset or powered itself off without being asked to.
+    GuestGone {
+        /// What QEMU said: `guest-reset`, `guest-shutdown`, `guest-panic`.
+        how: String,
+    },
+    /// QEMU ended without a word from guest or monitor.
+    QemuGone {
+        /// Its exit code.
+        code: i32,
+        /// The last lines it wrote.
+        tail: Vec<String>,
+    },
+    /// A deadline of the harness passed.
+    Deadline {
+        /// The name of the deadline.
+        name: String,
+        /// How long it was, in milliseconds.
+        ms: u64,
+    },
+    /// The agent sent what is not a frame of this start, or said that it could
+    /// not do its work.
+    Agent {
+        /// What was wrong.
+        what: String,
+    },
+    /// The user interrupted the run.
+    Interrupted,
+}
+
+/// Where events go.
+#[derive(Debug, Clone)]
+pub struct Log(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    start: Instant,
+    file: Option<File>,
+    /// The first failure to write: reported at the next [`Log::check`], since
+    /// a run whose evidence is lost cannot be judged.
+    failed: Option<String>,
+    show: fn(&Event),
+}
+
+impl Log {
+    /// A log that only shows events, until [`Log::record_in`] is called.
+    pub fn new(show: fn(&Event)) -> Self {
+        Log(Arc::new(Mutex::new(Inner { start: Instant::now(), file: None, failed: None, show })))
+    }
+
+    /// From now on also writes to `events.jsonl` in `dir`.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn record_in(&self, dir: &Path) -> Result<()> {
+        let path = dir.join("events.jsonl");
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        self.inner().file = Some(file);
+        Ok(())
+    }
+
+    /// Shows an event and writes it down.
+    pub fn emit(&self, event: Event) {
+        let mut inner = self.inner();
+        (inner.show)(&event);
+        let t_ms = u64::try_from(inner.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Some(file) = &mut inner.file else { return };
+        let written = serde_json::to_vec(&Record { t_ms, event })
+            .map_err(std::io::Error::other)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                file.write_all(&line)
+            });
+        if let Err(error) = written {
+            inner.failed.get_or_insert(format!("cannot write events.jsonl: {error}"));
+        }
+    }
+
+    /// A note, for short.
+    pub fn note(&self, text: impl Into<String>) {
+        self.emit(Event::Note { text: text.into() });
+    }
+
+    /// A sign of life, for short.
+    pub fn progress(&self, stage: Stage, text: impl Into<String>) {
+        self.emit(Event::Progress { stage, text: text.into() });
+    }
+
+    /// Milliseconds since the start of the command.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.inner().start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether everything so far was written down.
+    ///
+    /// # Errors
+    /// [`Stop::Machine`] with the first failure, if there was one.
+    pub fn check(&self) -> Result<(), Stop> {
+        match &self.inner().failed {
+            None => Ok(()),
+            Some(why) => Err(Stop::Machine(
+                crate::stop::Fault::new(why.clone()).hint("point --out at a disk that has space"),
+            )),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text of a message of the agent, for the terminal and for reports.
+pub fn describe(message: &GuestMessage) -> String {
+    match message {
+        GuestMessage::Hello { release, .. } => format!("kernel {release} is up"),
+        GuestMessage::Prepared { devices, .. } => format!("{} devices", devices.len()),
+        GuestMessage::Started { id, .. } => format!("{id} started"),
+        GuestMessage::Step { id, text } => format!("{id}: {text}"),
+        GuestMessage::Finished { id, .. } => format!("{id} finished"),
+        GuestMessage::Refused { what, why } => format!("the agent could not {what}: {why}"),
+        GuestMessage::Done { finished } => format!("done, {finished} tests"),
+    }
+}

@@ -1,0 +1,3 @@
+//! Verdicts from evidence.
+pub mod results;
+pub use results::*;

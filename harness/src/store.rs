@@ -1,0 +1,136 @@
+//! Where trees, lanes, kernels and downloads are kept between runs.
+//!
+//! Every entry is made under another name and renamed when it is whole, so
+//! nothing half-written is ever seen; whoever makes one holds its lock.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest as _, Sha256};
+
+use crate::events::Log;
+
+/// The store: a directory of ours.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store of this user: `HMM_HARNESS_CACHE`, or `hmm-harness` in the
+    /// XDG cache directory.
+    ///
+    /// # Errors
+    /// When no home is known, or the directory cannot be made.
+    pub fn of_user() -> Result<Self> {
+        let root = match std::env::var_os("HMM_HARNESS_CACHE") {
+            Some(dir) => PathBuf::from(dir),
+            None => xdg("XDG_CACHE_HOME", ".cache")?.join("hmm-harness"),
+        };
+        Self::at(&root)
+    }
+
+    /// A store in `root`, made if it is missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn at(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root)
+            .with_context(|| format!("cannot make the store {}", root.display()))?;
+        Ok(Store { root: root.canonicalize().context("the store")? })
+    }
+
+    /// A directory of the store, made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.root.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// A path in the store, which need not exist.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Locks a part of the store for this process until the lock is dropped.
+    /// If another run holds it, says so and waits.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn lock(&self, what: &str, log: &Log) -> Result<Flock<File>> {
+        let name: String =
+            what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let path = self.dir("locks")?.join(name);
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        };
+        log.note(format!("waiting for another run that uses the store's {what}"));
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("cannot lock {}", path.display()))
+    }
+
+    /// Makes the entry `name` by `make`, which fills an empty directory, and
+    /// shows it only when it is whole. An entry of that name is replaced.
+    ///
+    /// # Errors
+    /// Whatever `make` says, or when files cannot be written.
+    pub fn publish<E: From<anyhow::Error>>(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let place = self.path(name);
+        let parent = place.parent().expect("entries lie below the root").to_owned();
+        let made = (|| -> Result<tempfile::TempDir> {
+            fs::create_dir_all(&parent)?;
+            Ok(tempfile::Builder::new().prefix(".new-").tempdir_in(&parent)?)
+        })()
+        .with_context(|| format!("cannot write to {}", parent.display()))?;
+        make(made.path())?;
+        (|| -> Result<()> {
+            if place.exists() {
+                fs::remove_dir_all(&place)?;
+            }
+            fs::rename(made.keep(), &place)?;
+            Ok(())
+        })()
+        .with_context(|| format!("cannot write {}", place.display()))?;
+        Ok(place)
+    }
+}
+
+/// An XDG base directory: the variable, or the default below the home.
+///
+/// # Errors
+/// When neither the variable nor a home is set.
+pub fn xdg(variable: &str, default: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os(variable).filter(|d| Path::new(d).is_absolute()) {
+        return Ok(dir.into());
+    }
+    let home =
+        std::env::var_os("HOME").with_context(|| format!("neither {variable} nor HOME is set"))?;
+    Ok(Path::new(&home).join(default))
+}
+
+/// The SHA-256 of some parts, as hex. Each part's length goes in, so that
+/// moving a byte from one to the next changes it.
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
