@@ -145,22 +145,25 @@ pub enum VmEnd {
 }
 
 /// Where events go.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Log(Arc<Mutex<Inner>>);
 
-#[derive(Debug)]
 struct Inner {
     start: Instant,
     file: Option<File>,
     /// The first failure to write: reported at the next [`Log::check`], since
     /// a run whose evidence is lost cannot be judged.
     failed: Option<String>,
-    show: fn(&Event),
+    show: Show,
 }
+
+/// Whoever shows events to the person at the terminal.
+type Show = Box<dyn FnMut(&Event) + Send>;
 
 impl Log {
     /// A log that only shows events, until [`Log::record_in`] is called.
-    pub fn new(show: fn(&Event)) -> Self {
+    pub fn new(show: impl FnMut(&Event) + Send + 'static) -> Self {
+        let show = Box::new(show);
         Log(Arc::new(Mutex::new(Inner { start: Instant::now(), file: None, failed: None, show })))
     }
 
@@ -203,11 +206,6 @@ impl Log {
         self.emit(Event::Progress { stage, text: text.into() });
     }
 
-    /// Milliseconds since the start of the command.
-    pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.inner().start.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     /// Whether everything so far was written down.
     ///
     /// # Errors
@@ -223,6 +221,12 @@ impl Log {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
     }
 }
 

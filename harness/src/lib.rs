@@ -1,12 +1,42 @@
-//! The orchestrator.
+//! The orchestrator: from a kernel's source and a series to a verdict.
+//!
+//! The stages, in the order in which data flows through them; each is one
+//! public verb that takes what the stage before it returned:
+//!
+//! [`plan`] → [`source`] → [`series`] → [`config`] → [`build`] → [`image`] →
+//! [`boot`] → [`run`] → [`collect`] → [`judge`] → [`report`]
 
+pub mod plan;
+pub mod source;
+pub mod series;
+pub mod config;
+pub mod build;
+pub mod image;
+pub mod boot;
+pub mod run;
+pub mod collect;
+pub mod judge;
+pub mod report;
+
+// What the stages stand on.
+pub mod abi;
+pub mod console;
 pub mod context;
+pub mod embedded;
 pub mod events;
 pub mod flow;
 pub mod git;
 pub mod interrupt;
-pub mod judge;
 pub mod keeper;
+pub mod machine;
+pub mod packages;
 pub mod proc;
+pub mod progress;
+pub mod rundir;
 pub mod stop;
 pub mod store;
+pub mod vm;
+
+// What a person types.
+pub mod cli;
+pub mod commands;

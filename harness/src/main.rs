@@ -1,2 +1,54 @@
-//! x
-fn main() {}
+//! The program: reads the command line and hands it to the library.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use hmm_harness::cli::{Cli, Command};
+use hmm_harness::commands::{self, check, doctor, judge, list, run_kernel_tests};
+use hmm_harness::keeper;
+use hmm_harness::stop::{self, Stop};
+
+fn main() -> ExitCode {
+    let mut words = std::env::args();
+    if words.nth(1).as_deref() == Some(keeper::WORD) {
+        let program = words.next().unwrap_or_default();
+        return keeper::keep(&program, &words.collect::<Vec<_>>());
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // A closed pipe has nobody who could be told.
+            let _ = error.print();
+            return ExitCode::from(if asked { stop::AS_EXPECTED } else { stop::USAGE });
+        }
+    };
+    // A panic is a bug of ours, and its exit code must not look like a verdict.
+    let ran = std::panic::catch_unwind(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(anyhow::Error::from)?;
+        runtime.block_on(run(cli))
+    });
+    match ran {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(stop)) => {
+            eprintln!("{stop}");
+            ExitCode::from(stop.exit_code())
+        }
+        Err(_) => ExitCode::from(stop::FAULT),
+    }
+}
+
+async fn run(cli: Cli) -> Result<u8, Stop> {
+    match cli.command {
+        Command::RunKernelTests(args) => run_kernel_tests::run(&commands::context()?, &args).await,
+        Command::List(args) => list::run(&args),
+        Command::Judge(args) => judge::run(&args),
+        Command::Doctor(args) => doctor::run(&commands::context()?, &args).await,
+        Command::Check(args) => check::run(&commands::context()?, &args).await,
+    }
+}

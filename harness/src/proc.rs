@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -21,6 +22,15 @@ use crate::stop::Stop;
 
 /// The longest line that is kept, in bytes; the rest of a longer one is cut.
 const MAX_LINE: usize = 16 * 1024;
+
+/// The program that serves as keeper, where it is not this one.
+static KEEPER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Names the program that serves as keeper: for tests of the library, whose
+/// own program does not know the word. Only the first call counts.
+pub fn keeper_is(program: &Path) {
+    KEEPER.get_or_init(|| program.to_owned());
+}
 
 /// The environment that children get: where programs are, a home, a language
 /// whose messages can be parsed. Nothing else of ours leaks into a build.
@@ -94,6 +104,15 @@ impl Cmd {
         self
     }
 
+    /// Hands the command, as words, to another one: `sh -c ...`.
+    #[must_use]
+    pub fn by(mut self, words: [&str; 3]) -> Self {
+        let [program, args @ ..] = words.map(OsString::from);
+        let old = std::mem::replace(&mut self.program, program);
+        self.args.splice(0..0, args.into_iter().chain([old]));
+        self
+    }
+
     /// The command as a person would paste it into a shell.
     pub fn pasteable(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
@@ -106,7 +125,8 @@ impl Cmd {
     /// # Errors
     /// When the keeper cannot be started.
     pub fn spawn(&self, fds: Vec<OwnedFd>) -> Result<Child> {
-        let mut command = Command::new("/proc/self/exe");
+        let keeper = KEEPER.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
+        let mut command = Command::new(keeper);
         command.arg(keeper::WORD).arg(&self.program).args(&self.args);
         command.env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
         if let Some(dir) = &self.dir {
@@ -128,9 +148,22 @@ impl Cmd {
     pub async fn run(
         &self,
         interrupt: &Interrupt,
+        on_line: impl FnMut(&str),
+    ) -> Result<Ended, Stop> {
+        self.run_with(Vec::new(), interrupt, on_line).await
+    }
+
+    /// The same with `fds` as descriptors 3, 4, ...
+    ///
+    /// # Errors
+    /// As [`Cmd::run`].
+    pub async fn run_with(
+        &self,
+        fds: Vec<OwnedFd>,
+        interrupt: &Interrupt,
         mut on_line: impl FnMut(&str),
     ) -> Result<Ended, Stop> {
-        let mut child = self.spawn(Vec::new())?;
+        let mut child = self.spawn(fds)?;
         let keeper_end = child.stdin.take();
         let mut out = Lines::new(child.stdout.take().expect("piped above"));
         let mut err = Lines::new(child.stderr.take().expect("piped above"));

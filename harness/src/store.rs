@@ -81,6 +81,36 @@ impl Store {
             .with_context(|| format!("cannot lock {}", path.display()))
     }
 
+    /// The text of a small file of the store, `None` if there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<String>> {
+        let path = self.path(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Writes a small file of the store, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.path(name);
+        let parent = path.parent().expect("files lie below the root");
+        (|| -> Result<()> {
+            fs::create_dir_all(parent)?;
+            let file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+            fs::write(file.path(), text)?;
+            file.persist(&path)?;
+            Ok(())
+        })()
+        .with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Makes the entry `name` by `make`, which fills an empty directory, and
     /// shows it only when it is whole. An entry of that name is replaced.
     ///

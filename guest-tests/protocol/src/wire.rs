@@ -171,24 +171,25 @@ pub struct Prepare {
     /// File systems to mount, in this order. The first is the root that the
     /// agent enters at the end; targets are paths below that root.
     pub mounts: Vec<Mount>,
-    /// Symbolic links in the root: path, target.
+    /// Symbolic links in the root: path, target. Made after the first mount.
     pub links: Vec<(String, String)>,
     /// Files written after the mounts: path, value. Read back afterwards.
     pub settings: Vec<Setting>,
-    /// Where the test binary is before the root is entered: an absolute path
-    /// in the initramfs, or below the new root.
+    /// Where the test binary is, as a path below the root once all is mounted.
+    /// It is copied to tmpfs and executed there.
     pub tests: String,
 }
 
 /// One file system to mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Path below the guest's root, made if it is missing.
     pub at: String,
     /// File system type, as `mount -t` takes it.
     pub kind: String,
-    /// Source: a 9p tag, or any word for file systems without one.
+    /// Source: a 9p tag; a path of the initramfs for the kind `bind`; any word
+    /// for file systems without one.
     #[serde(default)]
     pub source: String,
     /// Options of the file system, as `mount -o` takes them.

@@ -1,2 +1,67 @@
-//! x
-fn main() {}
+//! The agent: PID 1 of the guest.
+//!
+//! It waits on its virtio-serial port for the harness, puts the guest in order
+//! as it is told, runs one test process at a time, and says what became of it.
+//! It decides nothing: verdicts are the harness's. It is small on purpose, so
+//! that it seldom changes while the tests do.
+//!
+//! What the harness may rely on: every frame carries the nonce of the `Start`
+//! it answers to; a marker with the test's id stands in the kernel log before
+//! and after each test, the latter before `Finished` is sent; a process that
+//! cannot be killed is said to be so; and if the agent dies, so does the guest.
+
+mod guest;
+mod health;
+mod port;
+mod test_process;
+
+use hmm_protocol::wire::{GuestMessage, HostMessage, VERSION};
+
+use crate::port::Port;
+
+fn main() {
+    let mut port = match guest::bootstrap().and_then(|()| Port::open()) {
+        Ok(port) => port,
+        Err(why) => {
+            // Without the port only the console is left; the end of PID 1 is a
+            // kernel panic, which the harness sees.
+            eprintln!("hmm-agent: {why}");
+            std::process::exit(1);
+        }
+    };
+    loop {
+        if let Err((what, why)) = serve(&mut port) {
+            port.say(GuestMessage::Refused { what, why });
+        }
+    }
+}
+
+/// Serves until something cannot be done. Returns what and why.
+fn serve(port: &mut Port) -> Result<(), (String, String)> {
+    let mut finished = 0;
+    loop {
+        match port.listen() {
+            HostMessage::Start { nonce } => {
+                port.start(nonce);
+                finished = 0;
+                port.say(GuestMessage::Hello { protocol: VERSION, release: guest::release() });
+            }
+            HostMessage::Prepare(prepare) => {
+                let settings = guest::prepare(&prepare)?;
+                port.say(GuestMessage::Prepared {
+                    settings,
+                    devices: guest::devices(),
+                    tests: test_process::list()?,
+                });
+            }
+            HostMessage::Run(job) => {
+                test_process::run(&job, port)?;
+                finished += 1;
+            }
+            HostMessage::Finish => {
+                port.say(GuestMessage::Done { finished });
+                guest::power_off();
+            }
+        }
+    }
+}

@@ -1,3 +1,303 @@
 //! Verdicts from evidence.
-pub mod results;
+//!
+//! A pure function: [`judge`] takes what a run left behind and returns what is
+//! to be said of it. A test's verdict is the conjunction of its checks, a run's
+//! the conjunction of its tests, and what is missing is never good.
+
+mod history;
+mod known;
+mod results;
+
+use std::collections::BTreeMap;
+
+use hmm_protocol::wire::{Failure, Outcome};
+
+pub use known::{KernelRange, KnownIssue, known_issues};
 pub use results::*;
+
+use crate::collect::Evidence;
+use crate::console::Severity;
+use crate::events::VmEnd;
+use crate::flow::Stage;
+use crate::plan::Expect;
+use crate::run::describe;
+use crate::stop::{self, Stop};
+use history::{Attempt, History, Said};
+
+/// Judges a run.
+pub fn judge(evidence: &Evidence) -> Results {
+    let history = History::of(evidence);
+    let mut tests: Vec<TestResult> = Vec::new();
+    for id in &history.planned {
+        let (mut result, said) = judge_test(id, &history, evidence.plan.seed);
+        let known = evidence
+            .known_issues
+            .iter()
+            .find(|issue| issue.covers(&result, &said, &history.kernel.release));
+        result.as_expected = result.verdict == Verdict::Passed || known.is_some();
+        result.known_issue = known.map(|issue| issue.id.clone());
+        tests.push(result);
+    }
+
+    let mut reasons = history.loose_ends.clone();
+    let planned_nothing = tests.is_empty() && evidence.plan.until >= Stage::Run;
+    if planned_nothing && history.stop.is_none() {
+        reasons.push("no test applies to this kernel".into());
+    }
+    let unexpected = tests.iter().filter(|t| !t.as_expected).count();
+    let red = unexpected > 0
+        || planned_nothing
+        || !history.kernel_events.is_empty()
+        || !history.loose_ends.is_empty();
+    let mut exit_code = match &history.stop {
+        Some(stop) => {
+            reasons.insert(0, reason_of(stop));
+            stop.exit_code()
+        }
+        None if history.ended_in_the_middle => {
+            reasons.insert(0, "the harness ended in the middle of the run".into());
+            stop::FAULT
+        }
+        None if red => stop::NOT_AS_EXPECTED,
+        None => stop::AS_EXPECTED,
+    };
+    if let Some(expect) = &evidence.plan.expect {
+        let differences = against(expect, exit_code, &reasons, &mut tests, &history.kernel_events);
+        if differences.is_empty() {
+            exit_code = stop::AS_EXPECTED;
+        } else if exit_code <= stop::NOT_AS_EXPECTED {
+            exit_code = stop::NOT_AS_EXPECTED;
+        }
+        reasons.extend(differences);
+    }
+
+    Results {
+        schema: SCHEMA.to_owned(),
+        outcome: outcome_of(exit_code),
+        exit_code,
+        reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+        kernel: history.kernel,
+        machine: history.machine,
+        timing: history.timing,
+        summary: summary(&tests),
+        tests,
+        not_applicable: history.not_applicable,
+        kernel_events: history.kernel_events,
+    }
+}
+
+/// The verdict on one test, and the exact words of its failure.
+fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Vec<String>) {
+    let (name, device) = split_id(id);
+    let mut result = TestResult {
+        id: id.to_owned(),
+        name,
+        device,
+        verdict: Verdict::NotRun,
+        as_expected: false,
+        known_issue: None,
+        flaky: false,
+        reason: "the run ended before its turn".into(),
+        duration_ms: 0,
+        attempts: 0,
+        seed,
+        checks: Checks::default(),
+        kernel_events: Vec::new(),
+        trace: TraceInfo::default(),
+    };
+    let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
+    result.attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+    let Some(attempt) = attempts.last() else { return (result, Vec::new()) };
+
+    result.kernel_events = attempt.complaints.iter().map(|c| c.event.clone()).collect();
+    let worst = attempt.complaints.iter().map(|c| c.severity).max();
+    let (verdict, reason, words) = from_the_test(attempt, worst);
+    let mut said: Vec<String> = attempt.complaints.iter().map(|c| c.event.title.clone()).collect();
+    said.extend(words);
+
+    result.checks.data = match (&attempt.said, verdict) {
+        (_, Verdict::NotRun | Verdict::Skipped) => Check::None,
+        (Some(Said { outcome: Outcome::Passed, .. }), _) => Check::Ok,
+        _ => Check::Bad,
+    };
+    result.checks.console = match &attempt.said {
+        _ if !attempt.complaints.is_empty() => Check::Bad,
+        Some(_) if attempt.console_closed => Check::Ok,
+        Some(_) => Check::Bad,
+        None => Check::None,
+    };
+    result.checks.taint = match &attempt.said {
+        None => Check::None,
+        Some(said) if said.is_healthy() => Check::Ok,
+        Some(_) => Check::Bad,
+    };
+    (result.verdict, result.reason) = match verdict {
+        Verdict::Passed if worst == Some(Severity::Fatal) => {
+            (Verdict::Crashed, attempt.complaints[0].event.title.clone())
+        }
+        Verdict::Passed if result.checks.console == Check::Bad => {
+            match attempt.complaints.first() {
+                Some(complaint) => (Verdict::Failed, complaint.event.title.clone()),
+                None => (Verdict::Failed, "the console fell silent before the test's end".into()),
+            }
+        }
+        Verdict::Passed if result.checks.taint == Check::Bad => {
+            (Verdict::Failed, "the kernel's taint or its warning counters changed".into())
+        }
+        other => (other, reason),
+    };
+    result.duration_ms = attempt.said.as_ref().map_or(0, |s| s.duration_us / 1000);
+    (result, said)
+}
+
+/// What the test's own end says, before the kernel is asked. Also the exact
+/// words of a failed assertion.
+fn from_the_test(attempt: &Attempt, worst: Option<Severity>) -> (Verdict, String, Option<String>) {
+    let crash = || attempt.complaints.first().map(|c| c.event.title.clone());
+    let Some(said) = &attempt.said else {
+        let end = attempt.end.as_ref().map_or_else(
+            || "the harness ended in the middle of it".to_owned(),
+            |end| format!("it started and did not finish: {}", describe(end)),
+        );
+        return match &attempt.end {
+            Some(VmEnd::Interrupted | VmEnd::QemuGone { .. }) | None => {
+                (Verdict::NotRun, end, None)
+            }
+            // A dead kernel is a crash, whatever deadline found it.
+            Some(VmEnd::Deadline { .. }) if worst != Some(Severity::Fatal) => {
+                (Verdict::TimedOut, crash().unwrap_or(end), None)
+            }
+            Some(_) => (Verdict::Crashed, crash().unwrap_or(end), None),
+        };
+    };
+    match &said.outcome {
+        Outcome::Passed => (Verdict::Passed, String::new(), None),
+        Outcome::Skipped { reason } => (Verdict::Skipped, reason.clone(), None),
+        _ if worst == Some(Severity::Fatal) => {
+            (Verdict::Crashed, crash().unwrap_or_default(), None)
+        }
+        Outcome::Failed(failure) => {
+            (Verdict::Failed, words_of(failure), Some(failure.message.clone()))
+        }
+        Outcome::Died { how } => (Verdict::Crashed, format!("the test process was {how}"), None),
+        Outcome::TimedOut { killed, stack } => {
+            let mut reason = "it did not end in time".to_owned();
+            if !killed {
+                reason.push_str(", and cannot be killed");
+            }
+            if let Some(top) = stack.lines().next() {
+                reason.push_str(&format!("; in the kernel it was at {top}"));
+            }
+            (Verdict::TimedOut, reason, None)
+        }
+    }
+}
+
+/// A failed assertion as one line.
+fn words_of(failure: &Failure) -> String {
+    let mut text = format!("{}:{}: {}", failure.file, failure.line, failure.message);
+    if let (Some(seen), Some(expected)) = (&failure.seen, &failure.expected) {
+        text.push_str(&format!(": saw {seen}, expected {expected}"));
+    }
+    if let Some(page) = failure.page {
+        text.push_str(&format!(" (page {page})"));
+    }
+    text
+}
+
+/// What differs from what the plan expects.
+fn against(
+    expect: &Expect,
+    exit_code: u8,
+    reasons: &[String],
+    tests: &mut [TestResult],
+    kernel_events: &[KernelEvent],
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    if exit_code != expect.exit_code {
+        differences
+            .push(format!("exit code {exit_code} where the plan expects {}", expect.exit_code));
+    }
+    let by_id: BTreeMap<&String, &Verdict> = expect.verdicts.iter().collect();
+    for test in tests.iter_mut() {
+        let wanted = by_id.get(&test.id).map_or(Verdict::Passed, |v| **v);
+        test.as_expected = test.verdict == wanted;
+        if !test.as_expected {
+            differences
+                .push(format!("{} {} where the plan expects {wanted}", test.id, test.verdict));
+        }
+    }
+    for (id, wanted) in by_id {
+        if !tests.iter().any(|t| t.id == *id) {
+            differences.push(format!("{id} has no verdict where the plan expects {wanted}"));
+        }
+    }
+    let mut all = reasons.to_vec();
+    all.extend(tests.iter().map(|t| t.reason.clone()));
+    all.extend(
+        tests.iter().flat_map(|t| &t.kernel_events).chain(kernel_events).map(|e| e.title.clone()),
+    );
+    let all = all.join("\n");
+    for words in &expect.says {
+        if !all.contains(words) {
+            differences.push(format!("nothing says {words:?}, as the plan expects"));
+        }
+    }
+    differences
+}
+
+fn reason_of(stop: &Stop) -> String {
+    match stop {
+        Stop::Kernel(fault) | Stop::Machine(fault) => {
+            let mut text = fault.what.clone();
+            for line in &fault.details {
+                text.push('\n');
+                text.push_str(line);
+            }
+            text
+        }
+        other => other.to_string(),
+    }
+}
+
+fn outcome_of(exit_code: u8) -> RunOutcome {
+    match exit_code {
+        stop::AS_EXPECTED => RunOutcome::AsExpected,
+        stop::NOT_AS_EXPECTED => RunOutcome::NotAsExpected,
+        stop::NOT_JUDGEABLE => RunOutcome::NotJudgeable,
+        stop::INTERRUPTED => RunOutcome::Interrupted,
+        _ => RunOutcome::Fault,
+    }
+}
+
+fn summary(tests: &[TestResult]) -> Summary {
+    let count = |keep: &dyn Fn(&TestResult) -> bool| {
+        u32::try_from(tests.iter().filter(|t| keep(t)).count()).unwrap_or(u32::MAX)
+    };
+    let of = |verdict: Verdict| count(&|t| t.verdict == verdict);
+    Summary {
+        total: count(&|_| true),
+        passed: of(Verdict::Passed),
+        failed: of(Verdict::Failed),
+        skipped: of(Verdict::Skipped),
+        crashed: of(Verdict::Crashed),
+        timed_out: of(Verdict::TimedOut),
+        not_run: of(Verdict::NotRun),
+        known: count(&|t| t.known_issue.is_some()),
+        flaky: count(&|t| t.flaky),
+    }
+}
+
+/// A test's name and device from its id.
+fn split_id(id: &str) -> (String, Option<hmm_protocol::Device>) {
+    use hmm_protocol::Device;
+    for device in [Device::Private, Device::Coherent] {
+        if let Some(name) = id.strip_suffix(&format!(".{device}")) {
+            return (name.to_owned(), Some(device));
+        }
+    }
+    (id.to_owned(), None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! How a test process speaks: steps and one verdict, as frames on file
+//! descriptor 3, which the agent opened and reads.
+//!
+//! Everything in this binary reports through here, a panic included. This
+//! module knows nothing of devices or buffers.
+
+#![expect(unsafe_code, reason = "takes over a descriptor that the agent handed down, and _exit")]
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+
+use hmm_protocol::{Failure, Outcome, TestMessage, frame};
+use nix::libc;
+
+/// The descriptor that the agent opens for a test.
+const CHANNEL_FD: RawFd = 3;
+
+/// The exit status when a verdict could not be said because nobody listens.
+const UNHEARD: i32 = 3;
+
+/// The exit status of a forked child whose failure is in its pipe.
+pub(crate) const CHILD_FAILED: i32 = 1;
+
+/// The way to the agent, from [`open_channel`] on.
+static CHANNEL: OnceLock<File> = OnceLock::new();
+
+/// In a forked child, the way to its parent, from [`become_child`] on.
+static TO_PARENT: OnceLock<File> = OnceLock::new();
+
+/// Takes descriptor 3 as the way to the agent.
+///
+/// # Errors
+/// When it is not open: the binary was not started by an agent.
+pub(crate) fn open_channel() -> nix::Result<()> {
+    // SAFETY: the borrow ends with the next call, which fails with EBADF where
+    // the descriptor is not open; nothing is assumed before.
+    let fd = unsafe { BorrowedFd::borrow_raw(CHANNEL_FD) };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open, as was just seen, and nothing else in this process
+    // has it: whoever opens a file from here on gets another number.
+    let channel = unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) };
+    CHANNEL.set(File::from(channel)).expect("main opens the channel once");
+    Ok(())
+}
+
+/// Says what the test does next. A forked child may say it too, as long as its
+/// parent waits meanwhile: the order of the steps is part of a trace.
+pub(crate) fn step(text: impl Display) {
+    send(&TestMessage::Step { text: text.to_string() });
+}
+
+/// Says how the test ended, and ends the process at once: no destructor runs
+/// that could still change something.
+pub(crate) fn verdict(outcome: Outcome) -> ! {
+    send(&TestMessage::Verdict(outcome));
+    std::process::exit(0)
+}
+
+/// From here on a panic is a verdict. The guest profile aborts on panic, so
+/// without the hook the agent would see no more than SIGABRT.
+pub(crate) fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|info| {
+        let failure = of_panic(info);
+        if TO_PARENT.get().is_some() {
+            child_failed(&failure);
+        }
+        verdict(Outcome::Failed(failure));
+    }));
+}
+
+fn of_panic(info: &PanicHookInfo<'_>) -> Failure {
+    let payload = info.payload();
+    let words = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Failure {
+        file: info.location().map_or_else(String::new, |at| at.file().to_owned()),
+        line: info.location().map_or(0, |at| at.line()),
+        message: format!("the test itself panicked: {words}"),
+        seen: None,
+        expected: None,
+        page: None,
+    }
+}
+
+/// From here on this process is a forked child: it has no verdict of its own,
+/// and its failures go to its parent.
+pub(crate) fn become_child(to_parent: OwnedFd) {
+    TO_PARENT.set(File::from(to_parent)).expect("a forked child does not fork again");
+}
+
+/// Ends a forked child whose check did not hold: the failure travels to the
+/// parent, whose verdict it becomes.
+pub(crate) fn child_failed(failure: &Failure) -> ! {
+    let text = serde_json::to_vec(failure).expect("a failure is strings and numbers");
+    let mut pipe = TO_PARENT.get().expect("only a forked child comes here");
+    if pipe.write_all(&text).is_err() {
+        // The parent is gone, so nobody is left to judge by this status.
+        exit_now(UNHEARD);
+    }
+    exit_now(CHILD_FAILED)
+}
+
+/// Ends a forked child: no buffers of the parent's are flushed twice, nothing
+/// the parent registered is run.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit takes any status and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+fn send(message: &TestMessage) {
+    let bytes = frame::encode(message).expect("a step and a failure fit in a frame");
+    let mut channel = CHANNEL.get().expect("main opens the channel before anything else");
+    // One write for one frame, so that a child's step cannot come in between.
+    if channel.write_all(&bytes).is_err() {
+        // The agent is gone: nobody can learn more from this process.
+        exit_now(UNHEARD);
+    }
+}

@@ -1,0 +1,222 @@
+//! The machine recipe: everything about a VM but its start. From it the run
+//! starts as many equal VMs as it needs.
+
+use std::path::PathBuf;
+
+use hmm_protocol::wire::{Abi, Prepare};
+
+use crate::build::Kernel;
+use crate::image::{Export, Image};
+use crate::judge::MachineInfo;
+use crate::machine::{Accelerator, Qemu};
+use crate::proc::{Cmd, quote};
+use crate::stop::Stop;
+
+/// Virtual processors: races want two, and more than the host has brings
+/// false alarms of the guest's watchdogs.
+const CPUS: u32 = 2;
+
+/// Memory, in MiB. The coherent window lies below its end.
+const MEMORY_MIB: u32 = 2048;
+
+/// Where the driver's two device-coherent ranges lie: each is one chunk of 256
+/// MiB (`DEVMEM_CHUNK_SIZE` in lib/test_hmm.c), cut out of RAM by `memmap=`.
+/// Nothing in the kernel checks that RAM is behind these addresses, so
+/// [`coherent_window_fits`] does.
+const COHERENT_BASE: u64 = 0x5000_0000;
+const COHERENT_CHUNK: u64 = 256 << 20;
+
+/// The name of the agent's port, which the agent looks for.
+const AGENT_PORT: &str = "hmm.agent";
+
+/// How a VM is connected to whoever started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wiring {
+    /// Console, agent and monitor are sockets inherited as descriptors 3, 4, 5.
+    Harness,
+    /// The console on standard input and output, nobody at the agent's port.
+    Person,
+}
+
+/// All that is needed to start a VM.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// Which QEMU, and how it runs the guest.
+    pub qemu: Qemu,
+    /// How it runs the guest.
+    pub accelerator: Accelerator,
+    /// The kernel image.
+    vmlinux: PathBuf,
+    /// The initramfs.
+    initrd: PathBuf,
+    /// Directories of the host.
+    exports: Vec<Export>,
+    /// The agent's orders.
+    pub prepare: Prepare,
+    /// The driver's numbers, for the tests.
+    pub abi: Abi,
+    /// The kernel's version.
+    pub version: (u32, u32, u32),
+    /// For the results.
+    pub info: MachineInfo,
+}
+
+/// Works out the recipe. Starts nothing.
+///
+/// # Errors
+/// [`Stop::Machine`] when the numbers above contradict each other.
+pub fn recipe(
+    kernel: &Kernel,
+    image: Image,
+    qemu: Qemu,
+    accelerator: Accelerator,
+) -> Result<Recipe, Stop> {
+    if !coherent_window_fits(MEMORY_MIB) {
+        return Err(anyhow::anyhow!(
+            "{MEMORY_MIB} MiB of memory do not reach behind the coherent window"
+        )
+        .into());
+    }
+    let info = MachineInfo {
+        accelerator: accelerator.as_str().into(),
+        qemu_version: qemu.version.clone(),
+        cpus: CPUS,
+        memory_mib: MEMORY_MIB,
+        rootfs: image.rootfs.as_str().into(),
+        restored: false,
+        settings: std::collections::BTreeMap::new(),
+    };
+    Ok(Recipe {
+        qemu,
+        accelerator,
+        vmlinux: kernel.vmlinux(),
+        initrd: image.initrd,
+        exports: image.exports,
+        prepare: image.prepare,
+        abi: kernel.abi.clone(),
+        version: kernel.configured.source.version,
+        info,
+    })
+}
+
+impl Recipe {
+    /// The command that starts a VM for the harness: descriptors 3, 4 and 5 are
+    /// the sockets of console, agent and monitor.
+    pub fn command(&self) -> Cmd {
+        Cmd::new(&self.qemu.path).args(self.arguments(Wiring::Harness))
+    }
+
+    /// The same machine for a person: `qemu.cmd`.
+    pub fn pasteable(&self) -> String {
+        let mut text = format!("{} \\\n", quote(&self.qemu.path.to_string_lossy()));
+        let arguments = self.arguments(Wiring::Person);
+        let mut words = arguments.iter().peekable();
+        while let Some(word) = words.next() {
+            text.push_str("  ");
+            text.push_str(&quote(word));
+            if let Some(value) = words.next_if(|next| !next.starts_with('-')) {
+                text.push(' ');
+                text.push_str(&quote(value));
+            }
+            text.push_str(if words.peek().is_some() { " \\\n" } else { "\n" });
+        }
+        text
+    }
+
+    fn arguments(&self, wiring: Wiring) -> Vec<String> {
+        let mut args: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
+
+        // A plain q35 and nothing that was not asked for.
+        add(&["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"]);
+        add(&["-accel", self.accelerator.argument()]);
+        // Without five-level paging: the driver's device memory lies below the
+        // end of physical addresses, which la57 moves.
+        add(&["-cpu", self.accelerator.cpu()]);
+        add(&["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
+        // A guest that resets is gone, not back at its beginning.
+        add(&["-no-reboot"]);
+        add(&[
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        ]);
+        add(&["-kernel", &self.vmlinux.to_string_lossy()]);
+        add(&["-initrd", &self.initrd.to_string_lossy()]);
+        add(&["-append", &kernel_command_line()]);
+        match wiring {
+            Wiring::Harness => {
+                add(&["-chardev", "socket,id=console,fd=3", "-serial", "chardev:console"]);
+                add(&["-chardev", "socket,id=agent,fd=4"]);
+                add(&[
+                    "-chardev",
+                    "socket,id=monitor,fd=5",
+                    "-mon",
+                    "chardev=monitor,mode=control",
+                ]);
+            }
+            Wiring::Person => {
+                add(&["-serial", "mon:stdio", "-chardev", "null,id=agent"]);
+            }
+        }
+        add(&["-device", "virtio-serial-pci"]);
+        add(&["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
+        for (n, export) in self.exports.iter().enumerate() {
+            // QEMU's option syntax doubles a comma that belongs to a value.
+            let path = export.path.to_string_lossy().replace(',', ",,");
+            add(&[
+                "-fsdev",
+                &format!(
+                    "local,id=fs{n},path={path},security_model=none,readonly=on,multidevs=remap"
+                ),
+            ]);
+            add(&["-device", &format!("virtio-9p-pci,fsdev=fs{n},mount_tag={}", export.tag)]);
+        }
+        args
+    }
+}
+
+/// The kernel's parameters.
+fn kernel_command_line() -> String {
+    let first = COHERENT_BASE;
+    let second = COHERENT_BASE + COHERENT_CHUNK;
+    let window = 2 * (COHERENT_CHUNK >> 20);
+    [
+        // Everything on the serial line, at once, from whomever.
+        "console=ttyS0 ignore_loglevel printk.devkmsg=on".to_owned(),
+        // A panic resets the guest, which ends it.
+        "panic=-1".to_owned(),
+        // The same addresses in every start of the same kernel.
+        "nokaslr no5lvl".to_owned(),
+        "random.trust_cpu=on".to_owned(),
+        format!("memmap={window}M${first:#x}"),
+        format!("test_hmm.spm_addr_dev0={first:#x} test_hmm.spm_addr_dev1={second:#x}"),
+    ]
+    .join(" ")
+}
+
+/// Whether RAM lies behind the whole coherent window, with room above it for
+/// the initramfs, which QEMU puts at the end of low memory.
+fn coherent_window_fits(memory_mib: u32) -> bool {
+    let end = COHERENT_BASE + 2 * COHERENT_CHUNK;
+    u64::from(memory_mib) << 20 >= end + (64 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_coherent_window_must_have_ram_behind_it() {
+        assert!(coherent_window_fits(MEMORY_MIB));
+        assert!(!coherent_window_fits(1024));
+        assert!(!coherent_window_fits(1792));
+    }
+
+    #[test]
+    fn the_window_is_what_the_driver_is_told() {
+        let line = kernel_command_line();
+        assert!(line.contains("memmap=512M$0x50000000"));
+        assert!(line.contains("test_hmm.spm_addr_dev0=0x50000000"));
+        assert!(line.contains("test_hmm.spm_addr_dev1=0x60000000"));
+    }
+}

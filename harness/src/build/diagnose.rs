@@ -1,0 +1,207 @@
+//! What a failed build says: the first error, and whose fault it is.
+//!
+//! Nothing here does IO.
+
+/// Who has to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// The tree does not build.
+    Kernel,
+    /// The machine lacks something.
+    Machine {
+        /// What to do about it.
+        hint: &'static str,
+    },
+}
+
+/// The error of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The line that says it.
+    pub what: String,
+    /// The lines around it.
+    pub details: Vec<String>,
+    /// Who has to mend it.
+    pub whose: Whose,
+}
+
+const SPACE: &str = "free some space, or point HMM_HARNESS_CACHE at a disk that has it";
+const MEMORY: &str = "free some memory: a build needs about 1 GiB for each core";
+const PACKAGES: &str = "hmm-harness doctor";
+
+/// Words of a line that make it the machine's fault, wherever it stands. They
+/// are looked for first: a full disk also looks like an error of the compiler.
+const MACHINE: &[(&str, &str)] = &[
+    ("No space left on device", SPACE),
+    ("Disk quota exceeded", SPACE),
+    ("Killed signal terminated program", MEMORY),
+    ("virtual memory exhausted", MEMORY),
+    ("Cannot allocate memory", MEMORY),
+    ("memory exhausted", MEMORY),
+    ("out of memory allocating", MEMORY),
+    ("command not found", PACKAGES),
+    ("gelf.h: No such file", PACKAGES),
+    ("libelf.h: No such file", PACKAGES),
+    ("openssl/", PACKAGES),
+    ("cannot find -lelf", PACKAGES),
+    ("cannot execute 'cc1'", PACKAGES),
+];
+
+/// Words of a line that are an error of the tree.
+const KERNEL: &[&str] = &[
+    ": error: ",
+    ": fatal error: ",
+    ": Error: ",
+    ": undefined reference to ",
+    ": multiple definition of ",
+    ": internal compiler error: ",
+    "error: objtool",
+    "relocation truncated to fit",
+    "ld: error: ",
+    "No rule to make target",
+    "ERROR: modpost",
+    "FAILED unresolved symbol",
+];
+
+/// Linker and make say these when nothing better was said.
+const LAST: &[&str] = &["ld: ", "*** "];
+
+/// How many lines before and after the error are shown.
+const BEFORE: usize = 6;
+const AFTER: usize = 8;
+
+/// Finds the first error in the output of make.
+pub fn diagnose(text: &str) -> Diagnosis {
+    let lines: Vec<&str> = text.lines().collect();
+    for (word, hint) in MACHINE {
+        if let Some(at) = lines.iter().position(|l| is_machine(l, word)) {
+            return at_line(&lines, at, Whose::Machine { hint });
+        }
+    }
+    // A shell that does not find a program: `/bin/sh: 1: flex: not found`.
+    let shell = |l: &&str| l.starts_with("/bin/sh: ") && l.ends_with(": not found");
+    if let Some(at) = lines.iter().position(|l| shell(&l)) {
+        return at_line(&lines, at, Whose::Machine { hint: PACKAGES });
+    }
+    let first = |words: &[&str]| lines.iter().position(|l| words.iter().any(|w| l.contains(w)));
+    match first(KERNEL).or_else(|| first(LAST)) {
+        Some(at) => at_line(&lines, at, Whose::Kernel),
+        None => Diagnosis {
+            what: "make failed and did not say why".to_owned(),
+            details: lines.iter().rev().take(AFTER).rev().map(|l| (*l).to_owned()).collect(),
+            whose: Whose::Kernel,
+        },
+    }
+}
+
+/// `openssl/` and the like only count in an error about a header.
+fn is_machine(line: &str, word: &str) -> bool {
+    line.contains(word) && (!word.ends_with('/') || line.contains("No such file"))
+}
+
+fn at_line(lines: &[&str], at: usize, whose: Whose) -> Diagnosis {
+    let before = lines[at.saturating_sub(BEFORE)..at].iter().rev().take_while(|l| leads(l)).count();
+    let after = lines[at + 1..].iter().take(AFTER).take_while(|l| follows(l)).count();
+    Diagnosis {
+        what: lines[at].trim().to_owned(),
+        details: lines[at - before..=at + after].iter().map(|l| (*l).to_owned()).collect(),
+        whose,
+    }
+}
+
+/// Whether a line introduces the error after it.
+fn leads(line: &str) -> bool {
+    line.starts_with("In file included from")
+        || line.starts_with("                 from ")
+        || line.contains(": In function ")
+        || line.contains(": At top level:")
+        || line.contains(": in function `")
+        || line.contains(": note: ")
+}
+
+/// Whether a line belongs to the error before it: not a new target, nor make's
+/// own last words, nor another error.
+fn follows(line: &str) -> bool {
+    let starts_target = line.starts_with("  ")
+        && line.split_whitespace().next().is_some_and(|w| {
+            w.len() <= 8 && w.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        });
+    !starts_target && !line.starts_with("make") && !KERNEL.iter().any(|w| line.contains(w))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, what: &str, details: usize, whose: &Whose) {
+        let found = diagnose(text);
+        assert_eq!((found.what.as_str(), &found.whose), (what, whose));
+        assert_eq!(found.details.len(), details, "{:#?}", found.details);
+    }
+
+    #[test]
+    fn the_first_compiler_error_with_its_lines() {
+        check(
+            "  CC      mm/a.o\nmm/a.c: In function 'f':\nmm/a.c:7:9: error: 'x' undeclared\n    \
+             7 |   x = 1;\n      |   ^\n  CC      mm/b.o\nmm/b.c:1:1: error: other\n\
+             make[3]: *** [scripts/Makefile.build:229: mm/a.o] Error 1\n",
+            "mm/a.c:7:9: error: 'x' undeclared",
+            4,
+            &Whose::Kernel,
+        );
+    }
+
+    #[test]
+    fn a_missing_symbol_a_missing_file_a_missing_rule() {
+        check(
+            "  LD      vmlinux\nld: mm/a.o: in function `f':\na.c:(.text+0x1): undefined reference \
+             to `g'\nmake[2]: *** [vmlinux] Error 1\n",
+            "a.c:(.text+0x1): undefined reference to `g'",
+            2,
+            &Whose::Kernel,
+        );
+        check(
+            "In file included from mm/a.c:3:\ninclude/a.h:1:10: fatal error: no.h: No such file or \
+             directory\n    1 | #include <no.h>\n      |          ^~~~~~\ncompilation \
+             terminated.\n",
+            "include/a.h:1:10: fatal error: no.h: No such file or directory",
+            5,
+            &Whose::Kernel,
+        );
+        check(
+            "make[3]: *** No rule to make target 'mm/a.o', needed by 'mm/built-in.a'.  Stop.\n",
+            "make[3]: *** No rule to make target 'mm/a.o', needed by 'mm/built-in.a'.  Stop.",
+            1,
+            &Whose::Kernel,
+        );
+        check(
+            "make: *** [Makefile:224: __sub-make] Error 2",
+            "make: *** [Makefile:224: __sub-make] Error 2",
+            1,
+            &Whose::Kernel,
+        );
+    }
+
+    #[test]
+    fn the_machine_comes_first() {
+        check(
+            "mm/a.c:1:1: error: x\nmm/b.c:9: fatal error: error writing to b.s: No space left on \
+             device\n",
+            "mm/b.c:9: fatal error: error writing to b.s: No space left on device",
+            1,
+            &Whose::Machine { hint: SPACE },
+        );
+        check(
+            "gcc: fatal error: Killed signal terminated program cc1\n",
+            "gcc: fatal error: Killed signal terminated program cc1",
+            1,
+            &Whose::Machine { hint: MEMORY },
+        );
+        check(
+            "/bin/sh: 1: flex: not found\n",
+            "/bin/sh: 1: flex: not found",
+            1,
+            &Whose::Machine { hint: PACKAGES },
+        );
+    }
+}

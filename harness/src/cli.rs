@@ -1,0 +1,198 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use hmm_protocol::Device;
+
+use crate::flow::Stage;
+use crate::image::Rootfs;
+use crate::machine::Accel;
+use crate::plan::Wishes;
+
+/// Builds a kernel with a patch series, boots it in QEMU and runs the HMM
+/// selftests against it.
+#[derive(Debug, Parser)]
+#[command(name = "hmm-harness", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    everything as expected
+  1    judged, and not as expected
+  125  this kernel cannot be judged: it does not patch, configure, build or boot
+  128  usage or plan error
+  129  the machine's fault or ours
+  130  interrupted";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build, boot, test and judge a kernel
+    RunKernelTests(Box<RunArgs>),
+    /// List the tests, what each needs, and on which kernels it applies
+    List(ListArgs),
+    /// Judge the saved evidence of a run again, without a kernel
+    Judge(JudgeArgs),
+    /// Say what this machine lacks, and the command that mends it
+    Doctor(DoctorArgs),
+    /// Everything that a change to this project must pass
+    Check(CheckArgs),
+}
+
+/// Options of `run-kernel-tests`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Read options from a plan; options given here win over it
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
+    /// The kernel's source: debian:PKG[=VERSION][/SUITE], git:PATH[@REV], dir:PATH
+    /// [default: debian:linux-source-6.12]
+    #[arg(long, value_name = "SOURCE")]
+    pub kernel: Option<String>,
+
+    /// Patches to apply: a .patch, a plain diff, an mbox, or a directory of
+    /// them; repeatable, applied in order
+    #[arg(long, value_name = "PATH")]
+    pub series: Vec<PathBuf>,
+
+    /// The profile of the kernel's configuration [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+
+    /// The guest's root: the host's files, or everything sealed in
+    /// [default: virtme]
+    #[arg(long)]
+    pub rootfs: Option<Rootfs>,
+
+    /// Globs over test ids and names, comma-separated; !GLOB excludes
+    #[arg(long, value_name = "GLOBS")]
+    pub filter: Vec<String>,
+
+    /// A test by name or id; repeatable
+    #[arg(long, value_name = "ID")]
+    pub test: Vec<String>,
+
+    /// Only tests on this kind of device memory: private, coherent
+    #[arg(long, value_name = "KIND", value_parser = device)]
+    pub device: Option<Device>,
+
+    /// How long a test may take, before scaling for emulation [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+
+    /// Feeds what tests leave to chance [default: 1]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// What the guest may run on [default: auto]
+    #[arg(long)]
+    pub accel: Option<Accel>,
+
+    /// Stop after this stage: source, series, config, build, image, boot, run,
+    /// collect, judge, report
+    #[arg(long, value_name = "STAGE", value_parser = stage)]
+    pub until: Option<Stage>,
+
+    /// Make this the run directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Also write results.json here
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+
+    /// Ask again which version a package without one stands for
+    #[arg(long)]
+    pub refresh: bool,
+
+    /// Print the resolved plan and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Globs over test ids and names, comma-separated; !GLOB excludes
+    #[arg(long, value_name = "GLOBS")]
+    pub filter: Vec<String>,
+}
+
+/// Options of `judge`.
+#[derive(Debug, Args)]
+pub struct JudgeArgs {
+    /// A run directory, its name, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+
+    /// Also write results.json here
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Also run every mutant
+    #[arg(long)]
+    pub full: bool,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+impl RunArgs {
+    /// The options as wishes, to be resolved with a plan.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            kernel: self.kernel.clone(),
+            series: self.series.clone(),
+            profile: self.profile.clone(),
+            rootfs: self.rootfs,
+            filter: self.filter.clone(),
+            tests: self.test.clone(),
+            device: self.device,
+            timeout: self.timeout,
+            seed: self.seed,
+            accel: self.accel,
+            until: self.until,
+            out: self.out.clone(),
+            json: self.json.clone(),
+            expect: None,
+        }
+    }
+}
+
+fn device(word: &str) -> Result<Device, String> {
+    [Device::Private, Device::Coherent]
+        .into_iter()
+        .find(|d| d.as_str() == word)
+        .ok_or_else(|| "the kinds are: private, coherent".into())
+}
+
+fn stage(word: &str) -> Result<Stage, String> {
+    Stage::ALL.into_iter().find(|s| s.as_str() == word).ok_or_else(|| {
+        let words: Vec<&str> = Stage::ALL.iter().map(|s| s.as_str()).collect();
+        format!("the stages are: {}", words.join(", "))
+    })
+}

@@ -1,0 +1,136 @@
+//! `check`: everything that a change to this project must pass.
+//!
+//! First the sources, then real kernels: the clean one with both root file
+//! systems, and every plan of `ci/plans/negative`, each of which plants one bug
+//! and says what the harness must make of it. A harness that has only seen
+//! green is untested.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::run_kernel_tests::{Permissions, carry_out, prepare};
+use crate::cli::CheckArgs;
+use crate::context::Context;
+use crate::image::Rootfs;
+use crate::plan::Wishes;
+use crate::proc::Cmd;
+use crate::progress::seconds;
+use crate::rundir;
+use crate::stop::{Problem, Stop};
+
+/// A step and what came out.
+struct Step {
+    name: String,
+    took: Duration,
+    /// Why it did not pass, or nothing.
+    wrong: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When it is not run in a checkout, or is interrupted.
+pub async fn run(ctx: &Context, args: &CheckArgs) -> Result<u8, Stop> {
+    let cwd = super::cwd()?;
+    let checkout = rundir::checkout(&cwd).ok_or_else(|| {
+        Stop::usage(Problem::new("check", "this is not a checkout of hmm-harness").hint(
+            "check is for changes to hmm-harness itself; a kernel is tested by run-kernel-tests",
+        ))
+    })?;
+    let permissions = Permissions { yes: args.yes, refresh: false };
+    crate::machine::ready(ctx, args.yes).await?;
+
+    let mut steps = Vec::new();
+    for words in SOURCES {
+        steps.push(cargo(ctx, &checkout, words).await?);
+    }
+    for rootfs in [Rootfs::Virtme, Rootfs::Initramfs] {
+        let wishes = Wishes { rootfs: Some(rootfs), ..Wishes::default() };
+        let name = format!("6.12, every test, {}", rootfs.as_str());
+        steps.push(kernel(ctx, &name, wishes, None, permissions, &checkout).await?);
+    }
+    let mut folders = vec!["ci/plans/negative"];
+    if args.full {
+        folders.push("ci/mutants");
+    }
+    for folder in folders {
+        for plan in plans(&checkout.join(folder))? {
+            let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
+            steps.push(
+                kernel(ctx, &name, Wishes::default(), Some(&plan), permissions, &checkout).await?,
+            );
+        }
+    }
+
+    let failed = steps.iter().filter(|s| s.wrong.is_some()).count();
+    let mut text = String::new();
+    for step in &steps {
+        let word = if step.wrong.is_some() { "FAILED" } else { "passed" };
+        text.push_str(&format!("{word}  {} ({})\n", step.name, seconds(step.took)));
+        if let Some(wrong) = &step.wrong {
+            text.push_str(&format!("        {}\n", wrong.replace('\n', "\n        ")));
+        }
+    }
+    text.push_str(&format!("{} passed, {failed} failed\n", steps.len() - failed));
+    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    Ok(u8::from(failed > 0))
+}
+
+/// What cargo is asked about the sources.
+const SOURCES: [&[&str]; 3] = [
+    &["fmt", "--all", "--check"],
+    &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
+    &["test", "--quiet", "--workspace"],
+];
+
+async fn cargo(ctx: &Context, checkout: &Path, words: &[&str]) -> Result<Step, Stop> {
+    let start = Instant::now();
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut cmd = Cmd::new(program).args(words).dir(checkout);
+    // Where the toolchain and its registry are, if not in their usual places.
+    for name in ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
+        if let Some(value) = std::env::var_os(name) {
+            cmd = cmd.env(name, value);
+        }
+    }
+    let ended = cmd.run(&ctx.interrupt, |line| eprintln!("{line}")).await?;
+    let wrong = (!ended.success()).then(|| ended.tail.join("\n"));
+    Ok(Step { name: format!("cargo {}", words.join(" ")), took: start.elapsed(), wrong })
+}
+
+async fn kernel(
+    ctx: &Context,
+    name: &str,
+    wishes: Wishes,
+    plan: Option<&Path>,
+    permissions: Permissions,
+    cwd: &Path,
+) -> Result<Step, Stop> {
+    eprintln!("check    {name}");
+    let start = Instant::now();
+    let wrong = match prepare(wishes, plan, cwd) {
+        Err(stop) => Some(stop.to_string()),
+        Ok(prepared) => {
+            let (results, dir) = carry_out(ctx, &prepared, permissions, cwd).await?;
+            ctx.interrupt.check()?;
+            (results.exit_code != 0).then(|| crate::report::summary(&results, &dir))
+        }
+    };
+    Ok(Step { name: name.to_owned(), took: start.elapsed(), wrong })
+}
+
+/// The plans in a folder, by name.
+fn plans(folder: &Path) -> Result<Vec<PathBuf>, Stop> {
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    let mut plans: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml"))
+        .collect();
+    plans.sort();
+    Ok(plans)
+}

@@ -1,0 +1,198 @@
+//! The event stream, folded into what happened to each test.
+
+use std::collections::BTreeMap;
+
+use hmm_protocol::wire::{GuestMessage, Health, Outcome};
+
+use super::{KernelEvent, KernelInfo, MachineInfo, NotApplicable, Timing};
+use crate::collect::Evidence;
+use crate::console::{Finding, Severity, What};
+use crate::events::{Event, VmEnd};
+use crate::flow::Stage;
+use crate::run::describe;
+use crate::stop::Stop;
+
+/// What happened in a run.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) kernel: KernelInfo,
+    pub(super) machine: MachineInfo,
+    pub(super) timing: Timing,
+    pub(super) planned: Vec<String>,
+    pub(super) not_applicable: Vec<NotApplicable>,
+    /// What happened to each test, each time it was started.
+    pub(super) attempts: BTreeMap<String, Vec<Attempt>>,
+    /// Complaints outside any test.
+    pub(super) kernel_events: Vec<KernelEvent>,
+    /// Sessions that did not end as they should, with no test to blame.
+    pub(super) loose_ends: Vec<String>,
+    pub(super) stop: Option<Stop>,
+    /// The stream breaks off: nobody said how the run ended.
+    pub(super) ended_in_the_middle: bool,
+}
+
+/// One start of a test.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    vm: u32,
+    /// The agent's last word on it.
+    pub(super) said: Option<Said>,
+    /// Why its VM is gone.
+    pub(super) end: Option<VmEnd>,
+    /// What the kernel said meanwhile.
+    pub(super) complaints: Vec<Complaint>,
+    /// Whether the console showed the marker of its end.
+    pub(super) console_closed: bool,
+}
+
+/// The agent's word that a test finished.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) outcome: Outcome,
+    pub(super) duration_us: u64,
+    health: Health,
+}
+
+impl Said {
+    /// Whether the kernel's own counters are as before.
+    pub(super) fn is_healthy(&self) -> bool {
+        let Health { taint_before, taint_after, warnings, oopses } = self.health;
+        taint_before == taint_after && warnings == 0 && oopses == 0
+    }
+}
+
+/// A complaint with its weight.
+#[derive(Debug)]
+pub(super) struct Complaint {
+    pub(super) event: KernelEvent,
+    pub(super) severity: Severity,
+}
+
+impl History {
+    pub(super) fn of(evidence: &Evidence) -> Self {
+        let mut history = History { ended_in_the_middle: true, ..History::default() };
+        let mut first_start = None;
+        let mut vm_started = 0;
+        for record in &evidence.records {
+            history.timing.total_ms = record.t_ms;
+            match &record.event {
+                Event::StageFinished { stage, ms, reused, .. } => {
+                    let spent = if *reused { 0 } else { *ms };
+                    match stage {
+                        Stage::Source => history.timing.source_ms = spent,
+                        Stage::Build => history.timing.build_ms = spent,
+                        _ => {}
+                    }
+                    // The last stage that is written down before it is judged.
+                    let last = evidence.plan.until.min(Stage::Run);
+                    history.ended_in_the_middle &= *stage != last;
+                }
+                Event::Kernel(info) => history.kernel = info.clone(),
+                Event::Machine(info) => history.machine = info.clone(),
+                Event::Planned { tests, not_applicable } => {
+                    history.planned.clone_from(tests);
+                    history.not_applicable.clone_from(not_applicable);
+                }
+                Event::VmStarted { vm: 0, .. } => vm_started = record.t_ms,
+                Event::Frame { vm, sealed } => match &sealed.message {
+                    GuestMessage::Hello { .. } if *vm == 0 => {
+                        history.timing.boot_ms = record.t_ms.saturating_sub(vm_started);
+                    }
+                    GuestMessage::Prepared { settings, .. } => {
+                        history.machine.settings.clone_from(settings);
+                    }
+                    GuestMessage::Started { id, .. } => {
+                        first_start.get_or_insert(record.t_ms);
+                        history.attempts.entry(id.clone()).or_default().push(Attempt {
+                            vm: *vm,
+                            said: None,
+                            end: None,
+                            complaints: Vec::new(),
+                            console_closed: false,
+                        });
+                    }
+                    GuestMessage::Finished { id, outcome, duration_us, health } => {
+                        history.finished(id, outcome, *duration_us, health);
+                        let begun = first_start.unwrap_or(record.t_ms);
+                        history.timing.tests_ms = record.t_ms.saturating_sub(begun);
+                    }
+                    _ => {}
+                },
+                Event::VmEnded { vm, end, .. } => history.vm_ended(*vm, end),
+                Event::Stopped { stop } => {
+                    history.stop = Some(stop.clone());
+                    history.ended_in_the_middle = false;
+                }
+                Event::StageStarted { .. }
+                | Event::Progress { .. }
+                | Event::Note { .. }
+                | Event::VmStarted { .. } => {}
+            }
+        }
+        history.timing.ready_ms = first_start.unwrap_or(0);
+        for (vm, findings) in &evidence.consoles {
+            history.console(*vm, findings);
+        }
+        history
+    }
+
+    fn finished(&mut self, id: &str, outcome: &Outcome, duration_us: u64, health: &Health) {
+        // The first word stands, and one about a test that never started is
+        // none.
+        if let Some(attempt) = self.attempts.get_mut(id).and_then(|all| all.last_mut()) {
+            attempt.said.get_or_insert(Said {
+                outcome: outcome.clone(),
+                duration_us,
+                health: health.clone(),
+            });
+        }
+    }
+
+    fn vm_ended(&mut self, vm: u32, end: &VmEnd) {
+        let mut blamed = false;
+        for attempt in self.attempts.values_mut().flatten().filter(|a| a.vm == vm) {
+            blamed |= attempt.said.is_none();
+            attempt.end = Some(end.clone());
+        }
+        let in_order = matches!(end, VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted);
+        // A machine that never came up is forgiven or told by the stop itself.
+        let had_tests = self.attempts.values().flatten().any(|a| a.vm == vm);
+        if !in_order && !blamed && had_tests {
+            self.loose_ends.push(format!("after the last test: {}", describe(end)));
+        }
+    }
+
+    /// Gives each complaint of a VM's console to the test that was running.
+    fn console(&mut self, vm: u32, findings: &[Finding]) {
+        let mut running: Option<String> = None;
+        for finding in findings {
+            match &finding.what {
+                What::Begin(id) => running = Some(id.clone()),
+                What::End(id) => {
+                    if let Some(attempt) = self.attempt(vm, id) {
+                        attempt.console_closed = true;
+                    }
+                    running = None;
+                }
+                What::Complaint { signature, title } => {
+                    let event = KernelEvent {
+                        id: signature.id.to_owned(),
+                        class: signature.class.to_owned(),
+                        title: title.clone(),
+                        line: finding.line,
+                    };
+                    match running.as_deref().and_then(|id| self.attempt(vm, id)) {
+                        Some(attempt) => attempt
+                            .complaints
+                            .push(Complaint { event, severity: signature.severity }),
+                        None => self.kernel_events.push(event),
+                    }
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, vm: u32, id: &str) -> Option<&mut Attempt> {
+        self.attempts.get_mut(id)?.iter_mut().find(|a| a.vm == vm)
+    }
+}

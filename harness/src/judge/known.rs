@@ -1,0 +1,110 @@
+//! Known issues: failures that were understood and are not ours to mend.
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::{TestResult, Verdict};
+use crate::embedded;
+
+/// Where they are written down, in the repository.
+const FILE: &str = "ci/known-issues.yaml";
+
+/// One of them. It covers one way in which one test fails; another failure of
+/// the same test is news.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownIssue {
+    /// Its name, for reports.
+    pub id: String,
+    /// The id of the test.
+    pub test: String,
+    /// The kernels that have it.
+    pub kernel: KernelRange,
+    /// The verdict that it leads to.
+    pub verdict: Verdict,
+    /// The assertion's message or the crash's title, word for word.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// Why it happens.
+    pub reason: String,
+    /// What shows it.
+    pub evidence: String,
+    /// When to look whether it is still so.
+    pub look_again: String,
+}
+
+/// A range of kernel versions.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelRange {
+    /// The first that has it.
+    pub from: String,
+    /// The first after it that does not: a range without an end would excuse
+    /// every kernel to come.
+    pub until: String,
+}
+
+impl KnownIssue {
+    /// Whether it explains a result on a kernel of this release. `said` are
+    /// the exact words of the failure.
+    pub(super) fn covers(&self, result: &TestResult, said: &[String], release: &str) -> bool {
+        let tested = version(release);
+        self.test == result.id
+            && self.verdict == result.verdict
+            && version(&self.kernel.from) <= tested
+            && tested < version(&self.kernel.until)
+            && said.contains(&self.matches)
+    }
+}
+
+/// The issues that this binary knows.
+///
+/// # Errors
+/// When the file is not well formed.
+pub fn known_issues() -> Result<Vec<KnownIssue>> {
+    let text = embedded::text(FILE).with_context(|| format!("{FILE} is not in this binary"))?;
+    serde_yaml::from_str(text).context(FILE)
+}
+
+/// The numbers of a release: `6.12.117-x` is (6, 12, 117).
+fn version(release: &str) -> (u32, u32, u32) {
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::tests::result;
+
+    #[test]
+    fn the_file_is_well_formed() {
+        known_issues().expect("ci/known-issues.yaml");
+    }
+
+    #[test]
+    fn only_the_same_failure_on_the_same_kernels_is_covered() {
+        let issue = KnownIssue {
+            id: "zero-page".into(),
+            test: "hmm.migrate.private".into(),
+            kernel: KernelRange { from: "6.1".into(), until: "6.13".into() },
+            verdict: Verdict::Failed,
+            matches: "the mirror's data".into(),
+            reason: "a reason".into(),
+            evidence: "a log".into(),
+            look_again: "2027-01-01".into(),
+        };
+        let failed = result("hmm.migrate.private", Verdict::Failed);
+        let said = ["the mirror's data".to_owned()];
+        assert!(issue.covers(&failed, &said, "6.12.117"));
+        assert!(!issue.covers(&failed, &said, "6.13.0"), "the range has an end");
+        assert!(!issue.covers(&failed, &said, "6.0.9"), "and a beginning");
+        assert!(!issue.covers(&failed, &["cpages of MIGRATE".into()], "6.12.117"));
+        let crashed = result("hmm.migrate.private", Verdict::Crashed);
+        assert!(!issue.covers(&crashed, &said, "6.12.117"));
+        let other = result("hmm.migrate.coherent", Verdict::Failed);
+        assert!(!issue.covers(&other, &said, "6.12.117"));
+    }
+}

@@ -1,0 +1,308 @@
+//! The judge on evidence of our own making.
+
+use super::*;
+use crate::console::Scanner;
+use crate::events::{Event, Record};
+use crate::plan::{Plan, Wishes, resolve};
+use hmm_protocol::wire::{GuestMessage, Health, Sealed};
+use std::path::Path;
+
+/// A result of which only id and verdict matter.
+pub(super) fn result(id: &str, verdict: Verdict) -> TestResult {
+    let (name, device) = split_id(id);
+    TestResult {
+        id: id.into(),
+        name,
+        device,
+        verdict,
+        as_expected: false,
+        known_issue: None,
+        flaky: false,
+        reason: String::new(),
+        duration_ms: 0,
+        attempts: 1,
+        seed: 1,
+        checks: Checks::default(),
+        kernel_events: Vec::new(),
+        trace: TraceInfo::default(),
+    }
+}
+
+const A: &str = "hmm.migrate.private";
+const B: &str = "hmm.migrate.coherent";
+
+/// A story, told event by event.
+struct Story {
+    plan: Plan,
+    events: Vec<Event>,
+    console: String,
+}
+
+impl Story {
+    fn new() -> Self {
+        let wishes = Wishes { tests: vec!["hmm.migrate".into()], ..Wishes::default() };
+        let plan = resolve(wishes, None, Path::new("/"), &["default"]).expect("known tests");
+        let events = vec![
+            Event::Planned { tests: vec![A.into(), B.into()], not_applicable: Vec::new() },
+            Event::VmStarted { vm: 0, nonce: "n".into(), console_from: 0 },
+        ];
+        Story { plan, events, console: String::new() }
+    }
+
+    fn say(mut self, message: GuestMessage) -> Self {
+        let sealed = Sealed { nonce: "n".into(), seq: 0, message };
+        self.events.push(Event::Frame { vm: 0, sealed });
+        self
+    }
+
+    fn started(mut self, id: &str) -> Self {
+        self.console.push_str(&format!("hmm-harness: begin {id}\n"));
+        self.say(GuestMessage::Started { id: id.into(), pid: 9 })
+    }
+
+    fn console(mut self, text: &str) -> Self {
+        self.console.push_str(text);
+        self
+    }
+
+    fn finished(mut self, id: &str, outcome: Outcome, health: Health) -> Self {
+        self.console.push_str(&format!("hmm-harness: end {id}\n"));
+        self.say(GuestMessage::Finished { id: id.into(), outcome, duration_us: 1500, health })
+    }
+
+    fn passed(self, id: &str) -> Self {
+        self.started(id).finished(id, Outcome::Passed, Health::default())
+    }
+
+    fn ended(mut self, end: VmEnd) -> Self {
+        self.events.push(Event::VmEnded { vm: 0, end, console_to: 0 });
+        self.events.push(Event::StageFinished {
+            stage: Stage::Run,
+            ms: 1,
+            reused: false,
+            text: String::new(),
+        });
+        self
+    }
+
+    fn expecting(mut self, exit_code: u8, verdicts: &[(&str, Verdict)], says: &[&str]) -> Self {
+        self.plan.expect = Some(Expect {
+            exit_code,
+            verdicts: verdicts.iter().map(|(id, v)| ((*id).to_owned(), *v)).collect(),
+            says: says.iter().map(|s| (*s).to_owned()).collect(),
+        });
+        self
+    }
+
+    fn judged(self) -> Results {
+        let mut scanner = Scanner::default();
+        let findings = scanner.push(self.console.as_bytes());
+        let records = self.events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
+        judge(&Evidence {
+            plan: self.plan,
+            records,
+            consoles: vec![(0, findings)],
+            known_issues: Vec::new(),
+        })
+    }
+}
+
+fn verdicts(results: &Results) -> Vec<Verdict> {
+    results.tests.iter().map(|t| t.verdict).collect()
+}
+
+fn failure() -> Outcome {
+    Outcome::Failed(Failure {
+        file: "migrate.rs".into(),
+        line: 7,
+        message: "the mirror's data".into(),
+        seen: Some("3".into()),
+        expected: Some("4".into()),
+        page: Some(12),
+    })
+}
+
+#[test]
+fn all_passed_is_as_expected() {
+    let results = Story::new().passed(A).passed(B).ended(VmEnd::Done).judged();
+    assert_eq!(results.exit_code, 0);
+    assert_eq!(results.outcome, RunOutcome::AsExpected);
+    assert_eq!(results.summary.passed, 2);
+    assert_eq!(results.tests[0].duration_ms, 1);
+}
+
+#[test]
+fn a_failure_names_place_values_and_page() {
+    let story = Story::new().started(A).finished(A, failure(), Health::default()).passed(B);
+    let results = story.ended(VmEnd::Done).judged();
+    assert_eq!(results.exit_code, 1);
+    assert_eq!(
+        results.tests[0].reason,
+        "migrate.rs:7: the mirror's data: saw 3, expected 4 (page 12)"
+    );
+    assert_eq!(results.tests[0].checks.data, Check::Bad);
+}
+
+#[test]
+fn a_test_that_takes_the_kernel_with_it_crashed_and_the_other_did_not_run() {
+    let results = Story::new()
+        .started(A)
+        .console("Kernel panic - not syncing: oh\n")
+        .ended(VmEnd::GuestGone { how: "guest-reset".into() })
+        .judged();
+    assert_eq!(verdicts(&results), [Verdict::Crashed, Verdict::NotRun]);
+    assert_eq!(results.tests[0].reason, "Kernel panic - not syncing: oh");
+    assert_eq!(results.exit_code, 1);
+}
+
+#[test]
+fn a_complaint_spoils_a_test_that_says_it_passed() {
+    let results = Story::new()
+        .started(A)
+        .console("WARNING: CPU: 0 PID: 9 at mm/x.c:1 f+0x0/0x1\n")
+        .finished(A, Outcome::Passed, Health::default())
+        .passed(B)
+        .ended(VmEnd::Replaced { reason: "x".into() })
+        .judged();
+    assert_eq!(verdicts(&results), [Verdict::Failed, Verdict::Passed]);
+    assert_eq!(results.tests[0].checks.data, Check::Ok);
+    assert_eq!(results.tests[0].checks.console, Check::Bad);
+    assert_eq!(results.tests[0].kernel_events[0].line, 2);
+}
+
+#[test]
+fn an_oops_under_a_test_that_says_it_passed_is_a_crash() {
+    let results = Story::new()
+        .started(A)
+        .console("BUG: kernel NULL pointer dereference, address: 0\n")
+        .finished(A, Outcome::Passed, Health::default())
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(verdicts(&results), [Verdict::Crashed, Verdict::Passed]);
+}
+
+#[test]
+fn counters_that_rise_in_silence_spoil_it_too() {
+    let health = Health { warnings: 1, ..Health::default() };
+    let results = Story::new()
+        .started(A)
+        .finished(A, Outcome::Passed, health)
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(results.tests[0].verdict, Verdict::Failed);
+    assert_eq!(results.tests[0].checks.taint, Check::Bad);
+}
+
+#[test]
+fn a_console_that_fell_silent_is_not_a_clean_one() {
+    let message = GuestMessage::Finished {
+        id: A.into(),
+        outcome: Outcome::Passed,
+        duration_us: 1,
+        health: Health::default(),
+    };
+    let results = Story::new()
+        .started(A)
+        .say(message)
+        .ended(VmEnd::Deadline { name: "console".into(), ms: 5 })
+        .judged();
+    assert_eq!(verdicts(&results), [Verdict::Failed, Verdict::NotRun]);
+    assert_eq!(results.tests[0].checks.console, Check::Bad);
+}
+
+#[test]
+fn complaints_between_tests_are_red_and_belong_to_none() {
+    let results = Story::new()
+        .passed(A)
+        .console("BUG: Bad page state in process x  pfn:1\n")
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(verdicts(&results), [Verdict::Passed, Verdict::Passed]);
+    assert_eq!(results.kernel_events.len(), 1);
+    assert_eq!(results.exit_code, 1);
+}
+
+#[test]
+fn a_machine_that_dies_after_the_last_test_is_red() {
+    let results = Story::new()
+        .passed(A)
+        .passed(B)
+        .ended(VmEnd::GuestGone { how: "guest-reset".into() })
+        .judged();
+    assert_eq!(results.exit_code, 1);
+    assert!(results.reason.expect("a reason").contains("the guest reset itself"));
+}
+
+#[test]
+fn deadlines_and_signals_are_told_apart() {
+    let hang =
+        Story::new().started(A).ended(VmEnd::Deadline { name: "test".into(), ms: 40_000 }).judged();
+    assert_eq!(hang.tests[0].verdict, Verdict::TimedOut);
+    assert!(
+        hang.tests[0].reason.contains("the test deadline of 40.0 s passed"),
+        "{}",
+        hang.tests[0].reason
+    );
+    let stuck =
+        Outcome::TimedOut { killed: false, stack: "[<0>] migrate_vma_setup+0x1/0x2".into() };
+    let results = Story::new()
+        .started(A)
+        .finished(A, stuck, Health::default())
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(results.tests[0].verdict, Verdict::TimedOut);
+    assert!(results.tests[0].reason.contains("cannot be killed"));
+    let died = Outcome::Died { how: "killed by SIGBUS".into() };
+    let results = Story::new()
+        .started(A)
+        .finished(A, died, Health::default())
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(results.tests[0].verdict, Verdict::Crashed);
+}
+
+#[test]
+fn a_stream_that_breaks_off_is_our_fault() {
+    let results = Story::new().passed(A).judged();
+    assert_eq!(results.exit_code, 129);
+    assert_eq!(results.tests[1].verdict, Verdict::NotRun);
+}
+
+#[test]
+fn a_skip_is_not_as_expected() {
+    let skip = Outcome::Skipped { reason: "no hugetlb page".into() };
+    let results = Story::new()
+        .started(A)
+        .finished(A, skip, Health::default())
+        .passed(B)
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(results.exit_code, 1);
+    assert_eq!(results.tests[0].verdict, Verdict::Skipped);
+}
+
+#[test]
+fn what_a_plan_expects_turns_red_into_green_and_back() {
+    let story = || {
+        Story::new()
+            .started(A)
+            .finished(A, failure(), Health::default())
+            .passed(B)
+            .ended(VmEnd::Done)
+    };
+    let met = story().expecting(1, &[(A, Verdict::Failed)], &["the mirror's data"]).judged();
+    assert_eq!(met.exit_code, 0, "{:?}", met.reason);
+    for unmet in [
+        story().expecting(0, &[(A, Verdict::Failed)], &[]),
+        story().expecting(1, &[], &[]),
+        story().expecting(1, &[(A, Verdict::Failed), ("hmm.x", Verdict::Failed)], &[]),
+        story().expecting(1, &[(A, Verdict::Failed)], &["other words"]),
+    ] {
+        assert_eq!(unmet.judged().exit_code, 1);
+    }
+}

@@ -1,0 +1,206 @@
+//! What this machine can do for us: its QEMU, and whether KVM works in it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+
+use crate::context::Context;
+use crate::packages::{self, State};
+use crate::proc::Cmd;
+use crate::stop::{Fault, Stop};
+use crate::store::digest;
+
+/// The program.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// How long the firmware may take to speak under KVM. It speaks within
+/// milliseconds where KVM works.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The QEMU that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    /// Its path, or the name to be looked up.
+    pub path: PathBuf,
+    /// The version it tells of itself.
+    pub version: String,
+}
+
+/// What the caller wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Accel {
+    /// KVM where it works, else TCG.
+    #[default]
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+    /// QEMU's own emulation.
+    Tcg,
+}
+
+/// What the guest runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The processor itself.
+    Kvm,
+    /// QEMU's emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        }
+    }
+
+    /// QEMU's `-accel` argument.
+    pub fn argument(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg,thread=multi",
+        }
+    }
+
+    /// QEMU's `-cpu` argument.
+    pub fn cpu(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "host,la57=off",
+            Accelerator::Tcg => "max,la57=off",
+        }
+    }
+
+    /// By how much deadlines are longer than on hardware.
+    pub fn time_scale(self) -> f64 {
+        match self {
+            Accelerator::Kvm => 1.0,
+            Accelerator::Tcg => 3.0,
+        }
+    }
+}
+
+/// Makes sure that the machine has what every run needs: installs packages, as
+/// far as that is allowed, and looks at the rest.
+///
+/// # Errors
+/// [`Stop::Machine`] with everything that is still lacking.
+pub async fn ready(ctx: &Context, yes: bool) -> Result<(), Stop> {
+    let missing = packages::missing();
+    if !missing.is_empty() {
+        packages::install(ctx, yes, &missing).await?;
+    }
+    let lacks: Vec<String> = packages::survey(&ctx.store)
+        .into_iter()
+        .filter_map(|finding| match finding.state {
+            State::Bad { why, mend } => Some(format!("{}: {why}; {mend}", finding.what)),
+            State::Good(_) | State::Slower(_) => None,
+        })
+        .collect();
+    if lacks.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::Machine(Fault::new("this machine lacks what a run needs").details(lacks)))
+}
+
+/// Asks QEMU for its version.
+///
+/// # Errors
+/// [`Stop::Machine`] when there is none.
+pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
+    let missing =
+        || {
+            Stop::Machine(Fault::new(format!("{QEMU} is not on this machine")).hint(
+                "hmm-harness doctor says what else is missing, and the command for all of it",
+            ))
+        };
+    let mut version = None;
+    let ended = Cmd::new(QEMU)
+        .arg("--version")
+        .run(&ctx.interrupt, |line| {
+            version = version.take().or_else(|| {
+                Some(line.strip_prefix("QEMU emulator version ")?.split(' ').next()?.to_owned())
+            });
+        })
+        .await;
+    match (ended, version) {
+        (Err(Stop::Interrupted), _) => Err(Stop::Interrupted),
+        (Ok(ended), Some(version)) if ended.success() => Ok(Qemu { path: QEMU.into(), version }),
+        _ => Err(missing()),
+    }
+}
+
+/// Decides what the guest runs on.
+///
+/// # Errors
+/// [`Stop::Machine`] when KVM is demanded and does not work.
+pub async fn accelerator(ctx: &Context, qemu: &Qemu, wish: Accel) -> Result<Accelerator, Stop> {
+    if wish == Accel::Tcg {
+        return Ok(Accelerator::Tcg);
+    }
+    match kvm_fault(ctx, qemu).await? {
+        None => Ok(Accelerator::Kvm),
+        Some(_) if wish == Accel::Auto => Ok(Accelerator::Tcg),
+        Some(why) => Err(Stop::Machine(
+            Fault::new(format!("KVM does not work here: {why}"))
+                .hint("use --accel tcg, which is slower and needs nothing of the processor"),
+        )),
+    }
+}
+
+/// What is wrong with KVM, or nothing. `/dev/kvm` may open, and even make a
+/// virtual machine, and yet the guest never runs: only the firmware's own words
+/// on its debug port prove that one does. The answer is remembered for this
+/// boot of the host.
+async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
+    if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Ok(Some(format!("/dev/kvm: {error}")));
+    }
+    let boot = fs::read("/proc/sys/kernel/random/boot_id").context("/proc is not mounted")?;
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find(|l| l.starts_with("model name")).unwrap_or_default();
+    let key = digest([boot.as_slice(), qemu.version.as_bytes(), model.as_bytes()]);
+    let remembered = ctx.store.dir("kvm")?.join(&key[..20]);
+    if let Ok(answer) = fs::read_to_string(&remembered) {
+        return Ok(Some(answer).filter(|a| !a.is_empty()));
+    }
+    let answer = firmware_speaks(ctx, qemu).await?;
+    fs::write(&remembered, answer.as_deref().unwrap_or_default())
+        .with_context(|| format!("cannot write {}", remembered.display()))?;
+    Ok(answer)
+}
+
+/// Starts a machine like ours without a kernel and listens to its firmware.
+async fn firmware_speaks(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
+    let accelerator = Accelerator::Kvm;
+    let mut child = Cmd::new(&qemu.path)
+        .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-accel", accelerator.argument(), "-cpu", accelerator.cpu(), "-smp", "2"])
+        .args(["-chardev", "stdio,id=debug", "-device", "isa-debugcon,iobase=0x402,chardev=debug"])
+        .spawn(Vec::new())?;
+    let keeper_end = child.stdin.take();
+    let mut words = child.stdout.take().expect("piped by spawn");
+    let mut errors = child.stderr.take().expect("piped by spawn");
+    let mut first = [0u8; 64];
+    let mut said = vec![0u8; 512];
+    let spoke = tokio::select! {
+        read = words.read(&mut first) => matches!(read, Ok(1..)),
+        () = tokio::time::sleep(PROBE_DEADLINE) => false,
+        () = ctx.interrupt.wait() => return Err(Stop::Interrupted),
+    };
+    drop(keeper_end);
+    child.wait().await.context("waiting for the probe of KVM")?;
+    if spoke {
+        return Ok(None);
+    }
+    let n = errors.read(&mut said).await.unwrap_or(0);
+    let said = String::from_utf8_lossy(&said[..n]).trim().replace('\n', "; ");
+    let why = format!("no word of the firmware within {} s", PROBE_DEADLINE.as_secs());
+    Ok(Some(if said.is_empty() { why } else { format!("{why} ({said})") }))
+}

@@ -1,0 +1,283 @@
+//! What is to be done: options and a plan file become one resolved [`Plan`].
+//!
+//! Options win over the file. Every mistake is told, all of them at once, with
+//! where it stands. This module reads no file: the plan's text is given to it.
+
+mod file;
+mod select;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hmm_protocol::{Device, TestId, catalogue};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Stage;
+use crate::image::Rootfs;
+use crate::judge::Verdict;
+use crate::machine::Accel;
+use crate::stop::Problem;
+
+pub use file::parse as parse_file;
+pub use select::matches_glob;
+
+/// The source that is tested when none is named.
+pub const DEFAULT_KERNEL: &str = "debian:linux-source-6.12";
+
+/// The profile that is used when none is named.
+const DEFAULT_PROFILE: &str = "default";
+
+/// How long a test may take when nothing is said, before scaling.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What was asked for, by options or by a file: nothing is decided yet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wishes {
+    /// `--kernel`.
+    pub kernel: Option<String>,
+    /// `--series`.
+    pub series: Vec<PathBuf>,
+    /// `--profile`.
+    pub profile: Option<String>,
+    /// `--rootfs`.
+    pub rootfs: Option<Rootfs>,
+    /// `--filter`.
+    pub filter: Vec<String>,
+    /// `--test`, and a plan's `tests`.
+    pub tests: Vec<String>,
+    /// `--device`.
+    pub device: Option<Device>,
+    /// `--timeout`.
+    pub timeout: Option<Duration>,
+    /// `--seed`.
+    pub seed: Option<u64>,
+    /// `--accel`.
+    pub accel: Option<Accel>,
+    /// `--until`.
+    pub until: Option<Stage>,
+    /// `--out`.
+    pub out: Option<PathBuf>,
+    /// `--json`.
+    pub json: Option<PathBuf>,
+    /// A plan's `expect`.
+    pub expect: Option<Expect>,
+}
+
+/// A plan that can be carried out. Written to the run directory as `plan.yaml`,
+/// which is itself a plan file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The source, as it was given.
+    pub kernel: String,
+    /// The patches, in order, as absolute paths.
+    pub series: Vec<PathBuf>,
+    /// The profile of the configuration.
+    pub profile: String,
+    /// The guest's root file system.
+    pub rootfs: Rootfs,
+    /// What the guest may run on.
+    pub accel: Accel,
+    /// How long a test may take, before scaling.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Feeds what tests leave to chance.
+    pub seed: u64,
+    /// The last stage to be done.
+    pub until: Stage,
+    /// The ids of the tests, in the order in which they run.
+    pub tests: Vec<String>,
+    /// How it must end, where the plan says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expect: Option<Expect>,
+}
+
+/// How a plan must end for its run to be as expected. Without it: every test
+/// passed, and nothing else to complain about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expect {
+    /// The exit code that the run would have without this expectation.
+    pub exit_code: u8,
+    /// Verdicts by id; every test that is not named must have passed, if any
+    /// was judged at all.
+    #[serde(default)]
+    pub verdicts: BTreeMap<String, Verdict>,
+    /// Words that must stand in the reasons: of the run, or of a test.
+    #[serde(default)]
+    pub says: Vec<String>,
+}
+
+/// Resolves the options and the plan file's text into a plan.
+///
+/// # Errors
+/// Every problem of both.
+pub fn resolve(
+    options: Wishes,
+    file: Option<(&Path, &str)>,
+    cwd: &Path,
+    profiles: &[&str],
+) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let from_file = match file {
+        Some((path, text)) => file::parse(path, text, &mut problems),
+        None => Wishes::default(),
+    };
+    let wishes = options.over(from_file, cwd);
+
+    let profile = wishes.profile.unwrap_or_else(|| DEFAULT_PROFILE.into());
+    if !profiles.contains(&profile.as_str()) {
+        problems.push(
+            Problem::new("--profile", format!("there is no profile {profile:?}"))
+                .hint(format!("the profiles are: {}", profiles.join(", "))),
+        );
+    }
+    let tests = select::select(&wishes.tests, &wishes.filter, wishes.device, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Plan {
+        kernel: wishes.kernel.unwrap_or_else(|| DEFAULT_KERNEL.into()),
+        series: wishes.series,
+        profile,
+        rootfs: wishes.rootfs.unwrap_or_default(),
+        accel: wishes.accel.unwrap_or_default(),
+        timeout: wishes.timeout.unwrap_or(DEFAULT_TIMEOUT),
+        seed: wishes.seed.unwrap_or(1),
+        until: wishes.until.unwrap_or(Stage::Report),
+        tests: tests.iter().map(TestId::to_string).collect(),
+        expect: wishes.expect,
+    })
+}
+
+impl Wishes {
+    /// These wishes, and where they are silent, the other ones.
+    #[must_use]
+    pub fn over(self, other: Wishes, cwd: &Path) -> Wishes {
+        let list =
+            |mine: Vec<String>, theirs: Vec<String>| if mine.is_empty() { theirs } else { mine };
+        let absolute = |paths: Vec<PathBuf>| paths.into_iter().map(|p| cwd.join(p)).collect();
+        // A test that is asked for on the command line is not filtered by what
+        // the file has chosen.
+        let chosen_here = !self.tests.is_empty() || !self.filter.is_empty();
+        let (other_tests, other_filter) =
+            if chosen_here { Default::default() } else { (other.tests, other.filter) };
+        Wishes {
+            kernel: self.kernel.or(other.kernel),
+            series: if self.series.is_empty() { other.series } else { absolute(self.series) },
+            profile: self.profile.or(other.profile),
+            rootfs: self.rootfs.or(other.rootfs),
+            filter: list(self.filter, other_filter),
+            tests: list(self.tests, other_tests),
+            device: self.device.or(other.device),
+            timeout: self.timeout.or(other.timeout),
+            seed: self.seed.or(other.seed),
+            accel: self.accel.or(other.accel),
+            until: self.until.or(other.until),
+            out: self.out.map(|p| cwd.join(p)).or(other.out),
+            json: self.json.map(|p| cwd.join(p)).or(other.json),
+            expect: self.expect.or(other.expect),
+        }
+    }
+}
+
+impl Plan {
+    /// The planned tests.
+    pub fn test_ids(&self) -> Vec<TestId> {
+        let mut ids = catalogue::all();
+        ids.retain(|id| self.tests.contains(&id.to_string()));
+        ids
+    }
+}
+
+/// A `Duration` as people write it: `10s`, `1m 30s`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_duration(*d))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve_text(text: &str) -> Result<Plan, Vec<String>> {
+        resolve(
+            Wishes::default(),
+            Some((Path::new("plans/p.yaml"), text)),
+            Path::new("/home/me"),
+            &["default"],
+        )
+        .map_err(|problems| problems.iter().map(|p| format!("{}: {}", p.at, p.what)).collect())
+    }
+
+    #[test]
+    fn nothing_asked_for_is_everything() {
+        let plan =
+            resolve(Wishes::default(), None, Path::new("/"), &["default"]).expect("defaults");
+        assert_eq!(plan.tests.len(), 58);
+        assert_eq!(plan.kernel, DEFAULT_KERNEL);
+    }
+
+    #[test]
+    fn a_resolved_plan_is_a_plan_file() {
+        let plan = resolve_text("test: hmm.migrate\ntimeout: 1m 5s\nseries: [a.patch]\nexpect: {exit_code: 1, verdicts: {hmm.migrate.private: failed}}\n").expect("well formed");
+        assert_eq!(plan.series, [Path::new("/home/me/plans/a.patch")]);
+        let text = serde_yaml::to_string(&plan).expect("plain data");
+        let again = resolve(
+            Wishes::default(),
+            Some((Path::new("/x/plan.yaml"), &text)),
+            Path::new("/"),
+            &["default"],
+        );
+        assert_eq!(again, Ok(plan));
+    }
+
+    #[test]
+    fn all_problems_come_at_once_with_their_places() {
+        let problems = resolve_text("kernal: x\ntests: [hmm.migrate, hmm.nothing]\ndevice: purple\n\nprofile: none\ntimeout: soon\n").expect_err("five mistakes");
+        let check = |start: &str| {
+            assert!(problems.iter().any(|p| p.starts_with(start)), "{start} in {problems:#?}")
+        };
+        check("plans/p.yaml:1:1: unknown key `kernal`");
+        check("plans/p.yaml:3:1: `device`");
+        check("plans/p.yaml:6:1: `timeout`");
+        check("--profile: there is no profile \"none\"");
+        check("--test: there is no test \"hmm.nothing\"");
+        assert_eq!(problems.len(), 5, "{problems:#?}");
+    }
+
+    #[test]
+    fn broken_yaml_is_one_problem_with_line_and_column() {
+        let problems = resolve_text("kernel: [\n").expect_err("not YAML");
+        assert!(problems[0].starts_with("plans/p.yaml:2:1: "), "{problems:?}");
+    }
+
+    #[test]
+    fn options_win() {
+        let options = Wishes {
+            tests: vec!["hmm.migrate.private".into()],
+            seed: Some(7),
+            ..Wishes::default()
+        };
+        let plan = resolve(
+            options,
+            Some((Path::new("p.yaml"), "test: hmm.exclusive\nseed: 3\n")),
+            Path::new("/"),
+            &["default"],
+        )
+        .expect("well formed");
+        assert_eq!(plan.tests, ["hmm.migrate.private"]);
+        assert_eq!(plan.seed, 7);
+    }
+}

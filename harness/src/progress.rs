@@ -1,0 +1,105 @@
+//! Progress for a person: one plain line for each thing that happened.
+
+use std::time::Duration;
+
+use hmm_protocol::wire::{GuestMessage, Outcome};
+
+use crate::events::{Event, VmEnd};
+use crate::run::describe;
+
+/// Turns events into lines.
+#[derive(Debug, Default)]
+pub struct Progress {
+    planned: usize,
+    finished: usize,
+}
+
+impl Progress {
+    /// The line for an event, if it deserves one.
+    pub fn line(&mut self, event: &Event) -> Option<String> {
+        match event {
+            Event::StageFinished { stage, ms, reused, text } => {
+                let time = seconds(Duration::from_millis(*ms));
+                let how = if *reused { "in the store" } else { &time };
+                Some(format!("{stage:<8} {text} ({how})"))
+            }
+            Event::Progress { stage, text } => Some(format!("{stage:<8} {text}")),
+            Event::Note { text } => Some(format!("note     {text}")),
+            Event::Planned { tests, not_applicable } => {
+                self.planned = tests.len();
+                let rest = match not_applicable.len() {
+                    0 => String::new(),
+                    n => format!(", {n} do not apply to this kernel"),
+                };
+                Some(format!("run      {} tests{rest}", tests.len()))
+            }
+            Event::Frame { sealed, .. } => self.frame(&sealed.message),
+            Event::VmEnded { end: VmEnd::Done | VmEnd::Interrupted, .. } => None,
+            Event::VmEnded { end, .. } => {
+                Some(format!("run      the VM is over: {}", describe(end)))
+            }
+            Event::StageStarted { .. }
+            | Event::Kernel(_)
+            | Event::Machine(_)
+            | Event::VmStarted { .. }
+            | Event::Stopped { .. } => None,
+        }
+    }
+
+    fn frame(&mut self, message: &GuestMessage) -> Option<String> {
+        match message {
+            GuestMessage::Hello { release, .. } => Some(format!("boot     {release} is up")),
+            GuestMessage::Finished { id, outcome, duration_us, .. } => {
+                self.finished += 1;
+                let time = seconds(Duration::from_micros(*duration_us));
+                let word = match outcome {
+                    Outcome::Passed => "ok",
+                    Outcome::Failed(_) => "FAILED",
+                    Outcome::Skipped { .. } => "skipped",
+                    Outcome::Died { .. } => "DIED",
+                    Outcome::TimedOut { .. } => "TIMED OUT",
+                };
+                Some(format!(
+                    "run      {:>2}/{} {word:<7} {id} ({time})",
+                    self.finished, self.planned
+                ))
+            }
+            GuestMessage::Refused { .. } => {
+                Some(format!("run      {}", clean(&crate::events::describe(message))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A duration as this program writes it.
+pub fn seconds(time: Duration) -> String {
+    if time < Duration::from_secs(60) {
+        format!("{:.1} s", time.as_secs_f64())
+    } else {
+        format!("{} min {:02} s", time.as_secs() / 60, time.as_secs() % 60)
+    }
+}
+
+/// Text from the guest, fit for a terminal.
+pub fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let check = |ms: u64, text: &str| assert_eq!(seconds(Duration::from_millis(ms)), text);
+        check(40, "0.0 s");
+        check(1_250, "1.2 s");
+        check(245_000, "4 min 05 s");
+    }
+
+    #[test]
+    fn what_the_guest_says_cannot_drive_a_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\rc\nd"), "a[2Jbc\nd");
+    }
+}

@@ -1,0 +1,119 @@
+//! What is shown of a judgement: `results.json`, and a closing summary for the
+//! person at the terminal.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::judge::{Results, RunOutcome, TestResult, Verdict};
+use crate::proc::quote;
+use crate::progress::{clean, seconds};
+
+/// Writes `results.json` into `dir`, and a copy to `json` if it is given.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write(results: &Results, dir: &Path, json: Option<&Path>) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(results).context("results.json")?;
+    text.push('\n');
+    for path in [Some(dir.join("results.json").as_path()), json].into_iter().flatten() {
+        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// How to call this program again: through cargo if it was called so.
+pub fn program() -> &'static str {
+    if std::env::var_os("CARGO").is_some() { "cargo xtask" } else { "hmm-harness" }
+}
+
+/// The closing summary: what is not as expected, the counts, where the evidence
+/// lies, and the command to run next.
+pub fn summary(results: &Results, dir: &Path) -> String {
+    let mut text = String::new();
+    let mut line = |words: String| {
+        text.push_str(&clean(&words));
+        text.push('\n');
+    };
+    let noteworthy = |t: &&TestResult| !t.as_expected || t.verdict != Verdict::Passed;
+    for test in results.tests.iter().filter(noteworthy).filter(|t| t.verdict != Verdict::NotRun) {
+        let mut head = format!("{:<9} {}", test.verdict.as_str().replace('_', " "), test.id);
+        if let Some(issue) = &test.known_issue {
+            write!(head, " (known issue {issue})").expect("writing to a string");
+        } else if test.as_expected {
+            head.push_str(" (as the plan expects)");
+        }
+        line(head);
+        line(format!("          {}", test.reason));
+        for event in &test.kernel_events {
+            line(format!("          console.log:{}: {}", event.line, event.title));
+        }
+    }
+    for event in &results.kernel_events {
+        line(format!(
+            "complaint outside any test\n          console.log:{}: {}",
+            event.line, event.title
+        ));
+    }
+    if let Some(reason) = &results.reason {
+        line(format!("{}: {reason}", word(results.outcome)));
+    }
+    let s = &results.summary;
+    if s.total > 0 {
+        let extra: Vec<String> = [
+            (s.crashed, "crashed"),
+            (s.timed_out, "timed out"),
+            (s.not_run, "not run"),
+            (s.known, "known"),
+        ]
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+        if !extra.is_empty() {
+            line(extra.join(", "));
+        }
+        line(format!("{} passed, {} failed, {} skipped", s.passed, s.failed, s.skipped));
+    }
+    line(format!(
+        "{} {} in {}; evidence in {}",
+        if results.kernel.release.is_empty() { "no kernel" } else { &results.kernel.release },
+        word(results.outcome),
+        seconds(Duration::from_millis(results.timing.total_ms)),
+        dir.display(),
+    ));
+    if let Some(next) = next_command(results, dir) {
+        line(format!("next: {next}"));
+    }
+    text
+}
+
+/// What a person would do next about the first thing that is wrong.
+fn next_command(results: &Results, dir: &Path) -> Option<String> {
+    let plan = quote(&dir.join("plan.yaml").to_string_lossy());
+    let program = program();
+    match results.outcome {
+        RunOutcome::AsExpected => None,
+        RunOutcome::NotAsExpected => {
+            let red = results.tests.iter().find(|t| !t.as_expected)?;
+            Some(format!("{program} run-kernel-tests --plan {plan} --test {}", red.id))
+        }
+        RunOutcome::Fault => Some(format!("{program} doctor")),
+        RunOutcome::NotJudgeable | RunOutcome::Interrupted => {
+            Some(format!("{program} run-kernel-tests --plan {plan}"))
+        }
+    }
+}
+
+fn word(outcome: RunOutcome) -> &'static str {
+    match outcome {
+        RunOutcome::AsExpected => "as expected",
+        RunOutcome::NotAsExpected => "not as expected",
+        RunOutcome::NotJudgeable => "cannot be judged",
+        RunOutcome::Fault => "fault",
+        RunOutcome::Interrupted => "interrupted",
+    }
+}
