@@ -29,6 +29,7 @@ pub const CANNOT_START: u8 = 127;
 ///
 /// Returns the child's exit code, 128 plus the signal that ended it, or
 /// [`CANNOT_START`].
+#[expect(clippy::disallowed_methods, reason = "the keeper is what the door leads to")]
 pub fn keep(program: &str, args: &[String]) -> ExitCode {
     // Without it only the group is found, which is all that most children need.
     let subreaper = nix::sys::prctl::set_child_subreaper(true).is_ok();

@@ -35,9 +35,8 @@ fn every_profile_loads() {
 fn the_default_profile_has_the_driver_and_the_entry() {
     let profile = Profile::load(&fragments(), "default").expect("good");
     let requests = profile.requests_of((6, 12, 0));
-    let value = |symbol: &str| {
-        requests.iter().find(|r| r.symbol == symbol).map(|request| &request.value)
-    };
+    let value =
+        |symbol: &str| requests.iter().find(|r| r.symbol == symbol).map(|request| &request.value);
     for symbol in ["TEST_HMM", "DEVICE_PRIVATE", "PVH", "KPROBE_EVENTS", "VIRTIO_CONSOLE"] {
         assert_eq!(value(symbol), Some(&Value::Yes), "{symbol}");
     }

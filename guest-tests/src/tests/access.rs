@@ -3,9 +3,10 @@
 
 use nix::errno::Errno;
 
-use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Place};
 use crate::check::Result;
 use crate::child::Child;
+use crate::mirror::Mirror;
 use crate::pattern::Pattern;
 use crate::rig::Rig;
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::buffer::{Access, BUFFER_PAGES, Buffer, Mirror, Pages};
+use crate::buffer::{Access, BUFFER_PAGES, Buffer};
 use crate::check::{Result, check};
 use crate::child::Child;
+use crate::mirror::Mirror;
+use crate::pages::Pages;
 use crate::rig::Rig;
 
 /// How often EXCLUSIVE may say EBUSY before that is a failure.

@@ -7,8 +7,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use nix::libc;
 
-use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Place};
 use crate::check::{OrFail, Result, differs};
+use crate::mirror::Mirror;
 use crate::pattern::{PAGE_SIZE, Pattern};
 use crate::rig::Rig;
 
@@ -86,9 +87,13 @@ fn check_file(file: &File, expected: Pattern, what: &str) -> Result {
     let mut seen = vec![0; BUFFER_PAGES * PAGE_SIZE];
     file.read_exact_at(&mut seen, 0).or_fail("read the file")?;
     let expected = expected.bytes(BUFFER_PAGES);
-    let Some(at) = seen.iter().zip(&expected).position(|(seen, expected)| seen != expected) else {
+    let mut pages = seen.chunks(PAGE_SIZE).zip(expected.chunks(PAGE_SIZE)).enumerate();
+    let Some((page, (seen, expected))) = pages.find(|(_, (seen, right))| seen != right) else {
         return Ok(());
     };
-    let message = format!("{what}: the byte at offset {at} is wrong");
-    Err(differs(seen[at], expected[at], message).on_page(at / PAGE_SIZE))
+    let mut bytes = seen.iter().zip(expected).enumerate();
+    let (at, (seen, expected)) =
+        bytes.find(|(_, (seen, right))| seen != right).expect("the pages differ");
+    let message = format!("{what}: byte {at} of page {page}");
+    Err(differs(seen, expected, message).on_page(page))
 }

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::utsname::uname;
 
-use crate::buffer::Pages;
 use crate::check::{OrFail, Result, Stop, check_eq, failed};
+use crate::pages::Pages;
 use crate::pattern::PAGE_SIZE;
 use crate::report::step;
 

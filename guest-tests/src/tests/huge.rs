@@ -4,8 +4,10 @@ use std::fs::read_to_string;
 
 use nix::errno::Errno;
 
-use crate::buffer::{Access, Backing, Buffer, Mirror, Pages, Place};
+use crate::buffer::{Access, Backing, Buffer, Place};
 use crate::check::{OrFail, Result, Stop, check_eq, differs, failed};
+use crate::mirror::Mirror;
+use crate::pages::Pages;
 use crate::pattern::PAGE_SIZE;
 use crate::rig::Rig;
 

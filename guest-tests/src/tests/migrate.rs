@@ -11,8 +11,9 @@ use hmm_protocol::Device;
 use nix::errno::Errno;
 
 use crate::access::TIMES;
-use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, BUFFER_PAGES, Backing, Buffer, Place};
 use crate::check::Result;
+use crate::mirror::Mirror;
 use crate::rig::Rig;
 
 /// Anonymous memory migrates to the device with its data, is there for the

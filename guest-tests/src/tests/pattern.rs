@@ -43,7 +43,11 @@ impl Pattern {
 
     /// The bytes of `pages` pages from the start of the buffer.
     pub(crate) fn bytes(self, pages: usize) -> Vec<u8> {
-        (0..pages * WORDS_PER_PAGE).flat_map(|index| self.word(index).to_ne_bytes()).collect()
+        let mut bytes = vec![0; pages * PAGE_SIZE];
+        for (index, word) in bytes.chunks_exact_mut(size_of::<u64>()).enumerate() {
+            word.copy_from_slice(&self.word(index).to_ne_bytes());
+        }
+        bytes
     }
 }
 

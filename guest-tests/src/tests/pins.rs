@@ -3,10 +3,11 @@
 
 use hmm_protocol::Device;
 
-use crate::buffer::{Buffer, Mirror};
+use crate::buffer::Buffer;
 use crate::check::Result;
 use crate::child::Child;
 use crate::gup::{GupTest, How};
+use crate::mirror::Mirror;
 use crate::rig::Rig;
 
 /// How many pages these tests work on.

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use hmm_protocol::{Abi, Device, Job, TestDef};
 
-use crate::buffer::{Access, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, Backing, Buffer, Place};
 use crate::check::{Result, failed};
 use crate::dmirror::Dmirror;
+use crate::mirror::Mirror;
 use crate::pattern::{Numbers, Pattern};
 
 /// The devices that a test runs on, and its numbers.

@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use crate::buffer::{Access, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, Backing, Buffer, Place};
 use crate::check::Result;
+use crate::mirror::Mirror;
 use crate::pattern::Pattern;
 use crate::rig::Rig;
 

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::access::TIMES;
-use crate::buffer::{BUFFER_PAGES, Buffer, Mirror, Pages};
+use crate::buffer::{BUFFER_PAGES, Buffer};
 use crate::check::{OrFail, Result, check, differs};
-use crate::dmirror::{Dmirror, Reply};
+use crate::dmirror::Dmirror;
+use crate::mirror::Mirror;
+use crate::pages::Pages;
+use crate::reply::Reply;
 use crate::report::step;
 use crate::rig::Rig;
 

@@ -3,8 +3,9 @@
 use hmm_protocol::Device;
 use nix::errno::Errno;
 
-use crate::buffer::{Access, Backing, Buffer, Mirror, Place};
+use crate::buffer::{Access, Backing, Buffer, Place};
 use crate::check::Result;
+use crate::mirror::Mirror;
 use crate::pattern::Pattern;
 use crate::rig::Rig;
 

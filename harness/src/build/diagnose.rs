@@ -80,7 +80,7 @@ pub fn diagnose(text: &str) -> Diagnosis {
     }
     // A shell that does not find a program: `/bin/sh: 1: flex: not found`.
     let shell = |l: &&str| l.starts_with("/bin/sh: ") && l.ends_with(": not found");
-    if let Some(at) = lines.iter().position(|l| shell(&l)) {
+    if let Some(at) = lines.iter().position(shell) {
         return at_line(&lines, at, Whose::Machine { hint: PACKAGES });
     }
     let first = |words: &[&str]| lines.iter().position(|l| words.iter().any(|w| l.contains(w)));

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::Flock;
@@ -24,6 +24,10 @@ use crate::proc::Cmd;
 use crate::series::PatchedTree;
 use crate::stop::{Fault, Stop};
 use crate::store::digest;
+
+/// How long what a killed harness left running may take to end: more than its
+/// keeper gives it.
+const LEFTOVERS: Duration = Duration::from_secs(10);
 
 /// A lane that this process holds.
 #[derive(Debug)]
@@ -52,6 +56,7 @@ impl Lane {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let lane = Lane { dir, _lock: lock };
+        lane.alone(ctx).await?;
         lane.sweep()?;
         Ok(lane)
     }
@@ -118,6 +123,27 @@ impl Lane {
         self.end_making()
     }
 
+    /// Waits until nothing works in the lane any more. The lock of a harness
+    /// that was killed is free at once, but its keeper lets make or git end in
+    /// order first.
+    async fn alone(&self, ctx: &Context) -> Result<(), Stop> {
+        let deadline = Instant::now() + LEFTOVERS;
+        while let Some(pid) = working_in(&self.dir) {
+            if Instant::now() > deadline {
+                return Err(Stop::Machine(
+                    Fault::new(format!("process {pid} still works in {}", self.dir.display()))
+                        .at(Stage::Build)
+                        .hint(format!("end it: kill {pid}")),
+                ));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                () = ctx.interrupt.wait() => return Err(Stop::Interrupted),
+            }
+        }
+        Ok(())
+    }
+
     async fn git(&self, ctx: &Context, source: &PatchedTree, args: &[&str]) -> Result<(), Stop> {
         let mut command = Cmd::new("git").args(["-c", "checkout.workers=0"]).args(args);
         for (name, value) in source.git.variables() {
@@ -138,6 +164,20 @@ impl Lane {
                 .hint("free some space, or point HMM_HARNESS_CACHE at a disk that has it"),
         ))
     }
+}
+
+/// A make or git whose working directory is below `dir`, if there is one.
+/// What they started ends before they do. A shell that a person has there does
+/// no harm.
+fn working_in(dir: &Path) -> Option<String> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    pids.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit())).find(|pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        // Processes of other users do not say where they are, and are not ours.
+        matches!(name.trim_end(), "make" | "git")
+            && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(dir))
+    })
 }
 
 /// Removes every file below `dir` that was written at `since` or later.

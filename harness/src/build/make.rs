@@ -132,7 +132,7 @@ fn failure(log_path: &Path, src: &Path) -> Stop {
     let text = text.replace(&format!("{}/", src.display()), "");
     let found = diagnose(&text);
     let fault = Fault::new(found.what).at(Stage::Build).details(found.details);
-    let log = format!("all of it is in {}", log_path.display());
+    let log = format!("the whole log: {}", log_path.display());
     match found.whose {
         Whose::Kernel => Stop::Kernel(fault.hint(log)),
         Whose::Machine { hint } => Stop::Machine(fault.hint(hint)),

@@ -82,8 +82,9 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
 
     // What goes past the plan, and is checked beside it.
     let mut ignored = Vec::new();
-    let from_file =
-        file.map(|(path, text)| plan::parse_file(path, text, &mut ignored)).unwrap_or_default();
+    let from_file = file
+        .map(|(path, text)| plan::parse_file(path, text, cwd, &mut ignored))
+        .unwrap_or_default();
     let wishes = options.clone().over(from_file, cwd);
     let (out, json) = (wishes.out.clone(), wishes.json.clone());
     problems.extend(out.as_deref().and_then(rundir::check_out));
@@ -315,8 +316,8 @@ mod tests {
     use hmm_protocol::catalogue;
 
     fn abi(ioctls: &[&str], coherent: bool) -> Abi {
-        let mut abi = Abi::default();
-        abi.ioctls = ioctls.iter().map(|n| ((*n).to_owned(), 0)).collect();
+        let ioctls = ioctls.iter().map(|n| ((*n).to_owned(), 0)).collect();
+        let mut abi = Abi { ioctls, ..Abi::default() };
         if coherent {
             abi.prots.insert("DEV_COHERENT_LOCAL".into(), 0x40);
         }

@@ -235,15 +235,17 @@ fn parse_line(line: &str) -> Result<Line, Wrong> {
             }
             return Ok(Line::Override(reason.to_owned()));
         }
-        let bounds: [(&str, fn((u32, u32)) -> Line); 2] =
-            [("since:", Line::Since), ("until:", Line::Until)];
-        for (word, bound) in bounds {
+        for word in ["since:", "until:"] {
             let Some(version) = comment.strip_prefix(word).map(str::trim) else { continue };
-            return major_minor(version).map(bound).ok_or((
-                column_of(version),
-                format!("`{version}` is no kernel version"),
-                "write major and minor: 5.13",
-            ));
+            let Some(bound) = major_minor(version) else {
+                return Err((
+                    column_of(version),
+                    format!("`{version}` is no kernel version"),
+                    "write major and minor: 5.13",
+                ));
+            };
+            let since = word == "since:";
+            return Ok(if since { Line::Since(bound) } else { Line::Until(bound) });
         }
         let unset = comment.strip_suffix(" is not set").and_then(|c| c.strip_prefix("CONFIG_"));
         return match unset {

@@ -11,6 +11,7 @@ pub const SCHEMA: &str = "hmm-harness/results/1";
 
 /// `results.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Results {
     /// [`SCHEMA`].
     pub schema: String,
@@ -38,6 +39,7 @@ pub struct Results {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RunOutcome {
     /// Exit code 0.
@@ -54,6 +56,7 @@ pub enum RunOutcome {
 
 /// The kernel under test. Empty strings where the run did not come so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelInfo {
     /// `uname -r`.
     pub release: String,
@@ -73,6 +76,7 @@ pub struct KernelInfo {
 
 /// A patch as it was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AppliedPatch {
     /// Its subject, or its file name.
     pub subject: String,
@@ -82,6 +86,7 @@ pub struct AppliedPatch {
 
 /// The machine that the kernel ran on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MachineInfo {
     /// `kvm` or `tcg`.
     pub accelerator: String,
@@ -101,6 +106,7 @@ pub struct MachineInfo {
 
 /// Durations in milliseconds; 0 for what was in the store already.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Timing {
     /// Fetching and importing the source.
     pub source_ms: u64,
@@ -118,6 +124,7 @@ pub struct Timing {
 
 /// Counts over the planned tests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Summary {
     /// All of them.
     pub total: u32,
@@ -141,6 +148,7 @@ pub struct Summary {
 
 /// What is said of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// All four checks are good.
@@ -179,12 +187,14 @@ impl std::fmt::Display for Verdict {
 
 /// One test's result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TestResult {
     /// `name.device`, or `name`.
     pub id: String,
     /// The name in the catalogue.
     pub name: String,
     /// The kind of device.
+    #[cfg_attr(test, schemars(with = "Option<tests::DeviceWord>"))]
     pub device: Option<Device>,
     /// What is said of it.
     pub verdict: Verdict,
@@ -212,6 +222,7 @@ pub struct TestResult {
 
 /// A check's result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
     /// Made, and good.
@@ -225,6 +236,7 @@ pub enum Check {
 
 /// The four checks, told apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Checks {
     /// The test's own assertions.
     pub data: Check,
@@ -238,6 +250,7 @@ pub struct Checks {
 
 /// A complaint of the kernel on its console.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelEvent {
     /// Which signature matched.
     pub id: String,
@@ -251,6 +264,7 @@ pub struct KernelEvent {
 
 /// What is known of a test's notifier trace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TraceInfo {
     /// Events captured.
     pub captured: u64,
@@ -266,6 +280,7 @@ pub struct TraceInfo {
 
 /// A broken rule of a trace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Violation {
     /// The rule's name.
     pub rule: String,
@@ -277,9 +292,74 @@ pub struct Violation {
 
 /// A test that does not apply to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotApplicable {
     /// Its id.
     pub id: String,
     /// What the kernel lacks.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [`Device`] as the schema shows it: the protocol knows no schemas.
+    #[derive(schemars::JsonSchema)]
+    #[schemars(rename_all = "snake_case")]
+    #[expect(dead_code, reason = "only its schema is used")]
+    pub(super) enum DeviceWord {
+        /// Device-private memory.
+        Private,
+        /// Device-coherent memory.
+        Coherent,
+    }
+
+    fn published() -> serde_json::Value {
+        serde_json::from_str(include_str!("../../schema/results-1.json")).expect("it is JSON")
+    }
+
+    #[test]
+    fn the_published_schema_is_that_of_the_types() {
+        let mut schema = schemars::schema_for!(Results).to_value();
+        schema["title"] = SCHEMA.into();
+        schema["properties"]["schema"]["const"] = SCHEMA.into();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let text = serde_json::to_string_pretty(&schema).expect("plain data") + "\n";
+            std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/schema/results-1.json"), text)
+                .expect("the checkout is writable");
+            return;
+        }
+        assert_eq!(schema, published(), "run the test with UPDATE_GOLDEN=1 and review the diff");
+    }
+
+    #[test]
+    fn results_are_valid_and_the_schema_is_strict_enough_to_say_so() {
+        let results = Results {
+            schema: SCHEMA.into(),
+            outcome: RunOutcome::NotAsExpected,
+            exit_code: 1,
+            reason: None,
+            kernel: KernelInfo::default(),
+            machine: MachineInfo::default(),
+            timing: Timing::default(),
+            summary: Summary::default(),
+            tests: vec![crate::judge::tests::result("hmm.migrate.private", Verdict::Failed)],
+            not_applicable: Vec::new(),
+            kernel_events: Vec::new(),
+        };
+        let validator = jsonschema::validator_for(&published()).expect("a schema");
+        let mut value = serde_json::to_value(&results).expect("plain data");
+        assert!(validator.is_valid(&value));
+        for (pointer, wrong) in [
+            ("/outcome", serde_json::json!("green")),
+            ("/tests/0/verdict", serde_json::json!("ok")),
+            ("/tests/0/device", serde_json::json!("purple")),
+            ("/schema", serde_json::json!("hmm-harness/results/2")),
+        ] {
+            let right = std::mem::replace(value.pointer_mut(pointer).expect(pointer), wrong);
+            assert!(!validator.is_valid(&value), "{pointer}");
+            *value.pointer_mut(pointer).expect(pointer) = right;
+        }
+    }
 }

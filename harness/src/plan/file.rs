@@ -26,9 +26,10 @@ impl OneOrMany {
     }
 }
 
-/// Reads the file's text. Paths in it are relative to the file. What is wrong
-/// is added to `problems`, and the rest is read all the same.
-pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Wishes {
+/// Reads the text of the plan `path`, which is relative to `cwd`. Paths in it
+/// are relative to the file. What is wrong is added to `problems`, and the rest
+/// is read all the same.
+pub fn parse(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) -> Wishes {
     let name = path.display().to_string();
     let keys = match serde_yaml::from_str::<Option<Mapping>>(text) {
         Ok(keys) => keys.unwrap_or_default(),
@@ -41,7 +42,8 @@ pub fn parse(path: &Path, text: &str, problems: &mut Vec<Problem>) -> Wishes {
         }
     };
     let mut reader = Reader { name, text, keys, problems };
-    let base = path.parent().unwrap_or(Path::new("."));
+    let file = cwd.join(path);
+    let base = file.parent().unwrap_or(cwd);
     let words = |found: Option<OneOrMany>| found.map(OneOrMany::into_vec).unwrap_or_default();
 
     let mut wishes = Wishes {

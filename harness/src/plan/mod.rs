@@ -121,7 +121,7 @@ pub fn resolve(
 ) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
     let from_file = match file {
-        Some((path, text)) => file::parse(path, text, &mut problems),
+        Some((path, text)) => file::parse(path, text, cwd, &mut problems),
         None => Wishes::default(),
     };
     let wishes = options.over(from_file, cwd);

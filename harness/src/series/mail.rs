@@ -96,7 +96,7 @@ fn mail_patch(
 ) -> Result<Option<Patch>, Stop> {
     let (text, diff) = (work.join("text"), work.join("diff"));
     let shell = xshell::Shell::new().context("no current directory")?;
-    let args = ["mailinfo", "--encoding=UTF-8", &text.to_string_lossy(), &diff.to_string_lossy()];
+    let args = ["mailinfo", "-u", &text.to_string_lossy(), &diff.to_string_lossy()];
     let said = crate::git::ask(git.cmd(&shell, &args).stdin(mail))?;
     if !said.success {
         return Err(unreadable(file, &said.complaints));

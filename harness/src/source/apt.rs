@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::flow::Stage;
 use crate::proc::Cmd;
 use crate::source::mirrors::{self, Repository};
+use crate::source::{MAKE_SPACE, disk_full};
 use crate::stop::{Fault, Stop};
 
 /// What a machine without a network, or without apt, can do instead.
@@ -91,11 +92,11 @@ impl<'a> Apt<'a> {
 
     /// The repositories that the machine is configured for.
     pub(super) async fn configured(&self) -> Result<Vec<Repository>, Stop> {
-        let ask = Cmd::new("apt-get").args(["indextargets", "--format", mirrors::FORMAT]);
+        let ask = apt("apt-get").args(["indextargets", "--format", mirrors::FORMAT]);
         let mut found = mirrors::from_targets(&self.lines(&ask).await?.0);
         if found.is_empty() {
             // A machine that never fetched its lists, as images come.
-            let ask = Cmd::new("apt-get").args(["update", "--print-uris"]);
+            let ask = apt("apt-get").args(["update", "--print-uris"]);
             found = mirrors::from_uris(&self.lines(&ask).await?.0);
         }
         if found.is_empty() {
@@ -178,28 +179,17 @@ impl<'a> Apt<'a> {
     }
 
     fn fault(&self, what: String, details: Vec<String>) -> Stop {
-        let full = details
-            .iter()
-            .any(|line| line.contains("No space left") || line.contains("enough free space"));
-        let hint = if full {
-            "free some space, or point HMM_HARNESS_CACHE at a disk that has it"
-        } else {
-            INSTEAD
-        };
+        let hint = if disk_full(&details) { MAKE_SPACE } else { INSTEAD };
         Stop::Machine(Fault::new(what).at(Stage::Source).details(details).hint(hint))
     }
 
     /// A program of apt's on our directories.
     fn own(&self, program: &str) -> Cmd {
-        Cmd::new(program).arg("-c").arg(self.dir.join("apt.conf"))
+        apt(program).arg("-c").arg(self.dir.join("apt.conf"))
     }
 
     /// What a command writes, and whether it ended well.
     async fn lines(&self, cmd: &Cmd) -> Result<(Vec<String>, bool), Stop> {
-        let cmd = NETWORK
-            .iter()
-            .filter_map(|name| Some((name, std::env::var_os(name)?)))
-            .fold(cmd.clone(), |cmd, (name, value)| cmd.env(name, value));
         let mut lines = Vec::new();
         let ended = cmd
             .run(&self.ctx.interrupt, |line| lines.push(line.to_owned()))
@@ -207,6 +197,14 @@ impl<'a> Apt<'a> {
             .map_err(no_apt)?;
         Ok((lines, ended.success()))
     }
+}
+
+/// A program of apt's, which may need to be told the way out.
+fn apt(program: &str) -> Cmd {
+    NETWORK
+        .iter()
+        .filter_map(|name| Some((name, std::env::var_os(name)?)))
+        .fold(Cmd::new(program), |cmd, (name, value)| cmd.env(name, value))
 }
 
 /// A machine without apt learns what to do instead.

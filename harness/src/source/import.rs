@@ -20,10 +20,14 @@ use crate::events::Log;
 use crate::flow::Stage;
 use crate::git::{Git, TreeId};
 use crate::proc::{Cmd, Ended};
-use crate::stop::{Fault, Stop};
+use crate::source::{MAKE_SPACE, disk_full};
+use crate::stop::{Fault, Problem, Stop};
 
 /// The reference that an import makes; the store's own name for it follows.
 const IMPORTED: &str = "refs/heads/imported";
+
+/// How a child ends that writes to a pipe nobody reads: by SIGPIPE.
+const PIPE_CLOSED: i32 = 128 + 13;
 
 /// How many bytes go through a pipe at a time.
 const CHUNK: usize = 256 * 1024;
@@ -85,48 +89,46 @@ async fn stream(ctx: &Context, deb: &Path, git: &Git) -> Result<(), Stop> {
     ctx.interrupt.check()?;
     let unpacked = unpacked.context("a thread of the import ended")?;
     let converted = converted.context("a thread of the import ended")?;
-    judge(
-        deb,
-        &[("dpkg-deb", dpkg?), ("xz", xz?), ("git fast-import", import?)],
-        [unpacked, converted],
-    )
+    judge(deb, [dpkg?, xz?, import?], [unpacked, converted])
 }
 
-/// Whose fault it was. A member of the row that fails takes the others with
-/// it by closing its pipes; those complain of just that.
-fn judge(deb: &Path, children: &[(&str, Ended)], threads: [io::Result<()>; 2]) -> Result<(), Stop> {
+/// Whose fault it was. A member of the row that fails takes those before it
+/// along by closing its pipe, and those after it by ending their input.
+fn judge(deb: &Path, children: [Ended; 3], threads: [io::Result<()>; 2]) -> Result<(), Stop> {
     let name = deb.file_name().unwrap_or_default().to_string_lossy();
-    const PIPE_CLOSED: i32 = 128 + 13;
-    let full = |lines: &[String]| lines.iter().any(|l| l.contains("No space left"));
-    let space = "free some space, or point HMM_HARNESS_CACHE at a disk that has it";
-    for (program, ended) in children {
-        if ended.success() || ended.code == PIPE_CLOSED || ended.tail.is_empty() {
-            continue;
-        }
-        // The stream that ends early is no news of fast-import's own.
-        let cut_short = threads.iter().any(|t| t.as_ref().is_err_and(|e| !is_closed_pipe(e)));
-        if cut_short && !full(&ended.tail) && *program == "git fast-import" {
-            continue;
-        }
-        let fault = Fault::new(format!("{program} could not import {name}"))
-            .at(Stage::Source)
-            .details(ended.tail.clone());
-        let hint = if full(&ended.tail) { space } else { "try again with --refresh" };
+    let [dpkg, xz, import] = children;
+    let [unpacked, converted] = threads;
+    let closed = |thread: &io::Result<()>| thread.as_ref().is_err_and(is_closed_pipe);
+    let program = if !import.success() && (converted.is_ok() || closed(&converted)) {
+        Some(("git fast-import", import))
+    } else if !xz.success() && xz.code != PIPE_CLOSED && closed(&unpacked) {
+        Some(("xz", xz))
+    } else if !dpkg.success() && !closed(&unpacked) {
+        Some(("dpkg-deb", dpkg))
+    } else {
+        None
+    };
+    if let Some((program, ended)) = program {
+        let hint = if disk_full(&ended.tail) {
+            MAKE_SPACE
+        } else {
+            "run it again: the package is downloaded anew"
+        };
+        let what = format!("{program} ended with {} while it imported {name}", ended.code);
+        let fault = Fault::new(what).at(Stage::Source).details(ended.tail);
         return Err(Stop::Machine(fault.hint(hint)));
     }
-    let mut errors = threads.into_iter().filter_map(Result::err).collect::<Vec<_>>();
-    errors.sort_by_key(is_closed_pipe);
-    if let Some(error) = errors.into_iter().next() {
-        let fault = Fault::new(format!("cannot import {name}: {error}")).at(Stage::Source);
-        return Err(Stop::Machine(
-            fault.hint("name a package that holds a kernel's source, such as linux-source-6.12"),
-        ));
-    }
-    match children.iter().find(|(_, ended)| !ended.success()) {
+    // The one that comes first in the row is the cause of the other.
+    let errors = [unpacked, converted].into_iter().filter_map(Result::err);
+    match errors.min_by_key(is_closed_pipe) {
         None => Ok(()),
-        Some((program, ended)) => {
-            let what = format!("{program} ended with {} while it imported {name}", ended.code);
-            Err(Stop::Machine(Fault::new(what).at(Stage::Source)))
+        Some(error) if error.kind() == io::ErrorKind::NotFound => {
+            let problem = Problem::new("--kernel", format!("{name} has {error}"));
+            Err(Stop::usage(problem.hint("name a package like debian:linux-source-6.12")))
+        }
+        Some(error) => {
+            let fault = Fault::new(format!("cannot import {name}: {error}")).at(Stage::Source);
+            Err(Stop::Machine(fault))
         }
     }
 }
@@ -173,7 +175,11 @@ fn inner_archive(from: PipeReader, mut to: PipeWriter, log: &Log) -> io::Result<
     drop(to);
     // What the writer of the stream still has to say must be taken from it.
     io::copy(&mut archive.into_inner(), &mut io::sink())?;
-    if found { Ok(()) } else { Err(other("no linux-source-*.tar.xz in it")) }
+    if found {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, "no linux-source-*.tar.xz in it"))
+    }
 }
 
 /// Turns a tar stream into one for `git fast-import`: a commit of all files,
@@ -282,4 +288,77 @@ fn move_packs(from: &Git, to: &Git) -> Result<()> {
         fs::rename(from.join(&name), to.join(&name))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An archive with one entry of each kind that a kernel's has.
+    fn archive(top: &str) -> Vec<u8> {
+        let mut made = tar::Builder::new(Vec::new());
+        let mut add = |kind: EntryType, mode: u32, name: &str, text: &[u8], link: Option<&str>| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(text.len() as u64);
+            match link {
+                Some(link) => made.append_link(&mut header, name, link).expect("in memory"),
+                None => made.append_data(&mut header, name, text).expect("in memory"),
+            }
+        };
+        let at = |name: &str| format!("{top}/{name}");
+        add(EntryType::Directory, 0o755, &at("mm"), b"", None);
+        add(EntryType::Regular, 0o644, &at("mm/a.c"), b"int a;\n", None);
+        add(EntryType::Regular, 0o755, &at("scripts/run"), b"#!/bin/sh", None);
+        add(EntryType::Symlink, 0o777, &at("link"), b"", Some("mm/../mm/a.c"));
+        add(EntryType::Link, 0o644, &at("hard"), b"", Some(&at("mm/a.c")));
+        add(EntryType::Regular, 0o644, &at("odd \"n\\ame\n"), b"", None);
+        add(EntryType::Regular, 0o644, &at(&"d/".repeat(100)).replace("d/d", "dir/d"), b"x", None);
+        made.into_inner().expect("in memory")
+    }
+
+    fn converted(archive: &[u8]) -> io::Result<String> {
+        let mut out = Vec::new();
+        convert(archive, &mut out)?;
+        Ok(String::from_utf8(out).expect("nothing else was put in"))
+    }
+
+    #[test]
+    fn an_archive_becomes_a_commit() {
+        let out = converted(&archive("linux")).expect("a good archive");
+        for part in [
+            "commit refs/heads/imported\n",
+            "M 100644 inline \"mm/a.c\"\ndata 7\nint a;\n\n",
+            "M 100755 inline \"scripts/run\"\ndata 9\n#!/bin/sh\n",
+            "M 120000 inline \"link\"\ndata 12\nmm/../mm/a.c\n",
+            "C \"mm/a.c\" \"hard\"\n",
+            "M 100644 inline \"odd \\\"n\\\\ame\\012\"\ndata 0\n\n",
+        ] {
+            assert!(out.contains(part), "{part:?} is not in {out}");
+        }
+        assert!(out.lines().any(|l| l.len() > 200 && l.starts_with("M 100644 inline \"dir/d")));
+        assert!(out.ends_with("\ndone\n"));
+        assert!(!out.contains("linux/"));
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_short_is_no_commit() {
+        let whole = archive("linux");
+        for end in [600, 1600, 1030] {
+            assert!(converted(&whole[..end]).is_err(), "cut at {end}");
+        }
+        assert!(converted(b"").is_err());
+        assert!(converted(&[0xff; 2048]).is_err());
+    }
+
+    #[test]
+    fn names_stay_inside() {
+        for name in ["../x", "/x", "linux/../x", "linux/.git/config", "linux/a/.GIT/x"] {
+            assert!(inside(name.as_bytes()).is_err(), "{name}");
+        }
+        let found = inside(b"./linux//a/b").expect("a good name").expect("a file");
+        assert_eq!(found, (b"linux".to_vec(), b"a/b".to_vec()));
+        assert_eq!(inside(b"linux/").expect("a good name"), None);
+    }
 }

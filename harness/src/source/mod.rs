@@ -61,18 +61,17 @@ impl Source {
 pub async fn fetch(ctx: &Context, source: &Source, refresh: bool) -> Result<SourceTree, Stop> {
     let store = Git::of(&ctx.store)?;
     let beside = |place: &Place| store.clone().with_alternate(&place.objects);
-    let (tree, git, described, reused) = match (source, place::find(source)?.map_err(Stop::usage)?)
-    {
-        (Source::Debian(package), _) => {
+    let (tree, git, described, reused) = match place::find(source)?.map_err(Stop::usage)? {
+        Found::Package(package) => {
             let (tree, exact, reused) = debian::fetch(ctx, package, refresh).await?;
             (tree, store, Source::Debian(exact).to_string(), reused)
         }
-        (_, Some(Found::Commit { place, commit })) => {
+        Found::Commit { place, commit } => {
             let git = beside(&place);
             let tree = tree_of(&git, &commit)?;
             (tree, git, format!("{source} ({})", short(&commit)), true)
         }
-        (_, Some(Found::WorkTree { place, top })) => {
+        Found::WorkTree { place, top } => {
             let git = beside(&place);
             let tree = worktree::tracked(ctx, &git, &place, &top).await?;
             let head = place.commit("HEAD")?;
@@ -84,14 +83,13 @@ pub async fn fetch(ctx: &Context, source: &Source, refresh: bool) -> Result<Sour
             let state = if clean { "" } else { " with uncommitted changes" };
             (tree, git, format!("{source} at {at}{state}"), clean)
         }
-        (_, Some(Found::Dir(top))) => {
+        Found::Dir(top) => {
             let tree = worktree::plain(ctx, &store, &top).await?;
             let last = format!("copies/last/{}", digest([top.as_os_str().as_bytes()]));
             let reused = ctx.store.read(&last)?.as_deref() == Some(tree.0.as_str());
             ctx.store.write(&last, &tree.0)?;
             (tree, store, source.to_string(), reused)
         }
-        (_, None) => unreachable!("only a package is not on this machine"),
     };
     let version = examine(&git, &tree, &described)?;
     Ok(SourceTree { tree, git, described, version, reused })
@@ -111,6 +109,16 @@ fn tree_of(git: &Git, commit: &str) -> Result<TreeId, Stop> {
 fn short(commit: &str) -> &str {
     commit.get(..12).unwrap_or(commit)
 }
+
+/// Whether a program's last words are that the disk is full: apt's, git's and
+/// everybody else's.
+fn disk_full(lines: &[String]) -> bool {
+    let words = ["No space left", "Out of diskspace", "enough free space"];
+    lines.iter().any(|line| words.iter().any(|words| line.contains(words)))
+}
+
+/// The next step then.
+const MAKE_SPACE: &str = "free some space, or point HMM_HARNESS_CACHE at a disk that has it";
 
 /// The file without which there is nothing to run.
 const TESTED: &str = "lib/test_hmm.c";

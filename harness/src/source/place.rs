@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::git::{Git, Place, TreeId};
-use crate::source::{Source, version_of};
+use crate::source::{Package, Source, version_of};
 use crate::stop::Problem;
 
 /// A source on this machine that was found.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Found<'a> {
+    /// A package, which is not looked for before it is fetched.
+    Package(&'a Package),
     /// A commit in a repository.
     Commit {
         /// The repository.
@@ -30,24 +32,23 @@ pub(super) enum Found {
     Dir(PathBuf),
 }
 
-/// Finds a source, `None` if it is not on this machine.
-pub(super) fn find(source: &Source) -> Result<Result<Option<Found>, Problem>> {
-    let found = match source {
-        Source::Debian(_) => return Ok(Ok(None)),
-        Source::Dir { path } => dir(path),
+/// Finds a source, or says what is wrong with it.
+pub(super) fn find(source: &Source) -> Result<Result<Found<'_>, Problem>> {
+    match source {
+        Source::Debian(package) => Ok(Ok(Found::Package(package))),
+        Source::Dir { path } => Ok(dir(path)),
         Source::Git { path, rev } => {
             // The @ may be part of a directory's name.
             let whole = rev.as_ref().map(|rev| format!("{}@{rev}", path.display()));
             match whole.filter(|whole| Path::new(whole).is_dir()) {
-                Some(whole) => git(Path::new(&whole), None)?,
-                None => git(path, rev.as_deref())?,
+                Some(whole) => git(Path::new(&whole), None),
+                None => git(path, rev.as_deref()),
             }
         }
-    };
-    Ok(found.map(Some))
+    }
 }
 
-fn dir(path: &Path) -> Result<Found, Problem> {
+fn dir(path: &Path) -> Result<Found<'static>, Problem> {
     let path = directory(path)?;
     if kernel_files(&path) {
         Ok(Found::Dir(path))
@@ -56,7 +57,7 @@ fn dir(path: &Path) -> Result<Found, Problem> {
     }
 }
 
-fn git(path: &Path, rev: Option<&str>) -> Result<Result<Found, Problem>> {
+fn git(path: &Path, rev: Option<&str>) -> Result<Result<Found<'static>, Problem>> {
     let path = match directory(path) {
         Ok(path) => path,
         Err(problem) => return Ok(Err(problem)),

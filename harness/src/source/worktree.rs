@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::flow::Stage;
 use crate::git::{self, Git, Place, Said, TreeId};
 use crate::source::import::through;
+use crate::source::{MAKE_SPACE, disk_full};
 use crate::stop::{Fault, Stop};
 use crate::store::digest;
 
@@ -193,8 +194,10 @@ impl<'a> View<'a> {
             return Ok(());
         }
         let what = format!("git cannot read the files in {}", self.top.display());
+        let hint =
+            if disk_full(&ended.tail) { MAKE_SPACE } else { "can you read all of its files?" };
         let fault = Fault::new(what).at(Stage::Source).details(ended.tail);
-        Err(Stop::Machine(fault.hint("look at their permissions and at the space on the disk")))
+        Err(Stop::Machine(fault.hint(hint)))
     }
 
     /// The index as a tree.

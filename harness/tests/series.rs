@@ -1,0 +1,248 @@
+//! Series on small kernels: what applies, and what is said of what does not.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod kernels;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hmm_harness::series::{PatchedTree, apply, check};
+use hmm_harness::stop::{Fault, Stop};
+use kernels::{Home, git, write};
+
+/// Two commits on a kernel, as `git format-patch` writes them to `out`.
+fn two_patches(home: &Home) -> PathBuf {
+    let top = home.repository("work");
+    edit(&top, "line_9;", "line_three;");
+    git(
+        &top,
+        &[
+            "commit",
+            "-qam",
+            "mm: three\n\nA body.\n\nSigned-off-by: J\u{f6}rg <j@x>",
+            "--author=J\u{f6}rg <j@x>",
+        ],
+    );
+    edit(&top, "line_20;", "line_twenty;");
+    write(&top, "mm/new.c", "int new;\n");
+    git(&top, &["add", "mm/new.c"]);
+    git(&top, &["commit", "-qam", "mm: twenty"]);
+    git(&top, &["format-patch", "-q", "--cover-letter", "-o", "../out", "HEAD~2"]);
+    home.path("out")
+}
+
+fn edit(top: &Path, from: &str, to: &str) {
+    let path = top.join("mm/a.c");
+    let text = fs::read_to_string(&path).unwrap().replace(from, to);
+    fs::write(path, text).unwrap();
+}
+
+async fn on_kernel(home: &Home, series: &[&Path]) -> Result<PatchedTree, Stop> {
+    let source = home.fetch("dir:k").await.unwrap();
+    let series: Vec<PathBuf> = series.iter().map(|path| path.to_path_buf()).collect();
+    apply(&home.ctx, source, &series).await
+}
+
+async fn refused(home: &Home, series: &[&Path]) -> Fault {
+    match on_kernel(home, series).await {
+        Err(Stop::Kernel(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn subjects(tree: &PatchedTree) -> Vec<&str> {
+    tree.patches.iter().map(|patch| patch.subject.as_str()).collect()
+}
+
+fn text(tree: &PatchedTree, name: &str) -> String {
+    tree.git.file(&tree.tree, name).unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_directory_and_an_mbox_of_the_same_patches_give_the_same_commits() {
+    let home = Home::new();
+    home.kernel("k");
+    let dir = two_patches(&home);
+    let mbox = home.path("series.mbox");
+    let mut all = Vec::new();
+    for n in ["0000-cover-letter", "0001-mm-three", "0002-mm-twenty"] {
+        all.extend(fs::read(dir.join(format!("{n}.patch"))).unwrap());
+    }
+    fs::write(&mbox, all).unwrap();
+
+    let one = on_kernel(&home, &[&dir]).await.unwrap();
+    assert_eq!(subjects(&one), ["mm: three", "mm: twenty"]);
+    assert!(text(&one, "mm/a.c").contains("line_twenty"));
+    assert_eq!(text(&one, "mm/new.c"), "int new;\n");
+    assert!(!one.reused);
+    let other = on_kernel(&home, &[&mbox]).await.unwrap();
+    assert_eq!((&one.tree, &one.patches), (&other.tree, &other.patches));
+
+    let commit = one.git.ask(&["cat-file", "commit", &one.patches[0].commit]).unwrap().text();
+    assert!(commit.contains("author J\u{f6}rg <j@x> 1593993600"), "{commit}");
+    assert!(
+        commit.contains("\n\nmm: three\n\nA body.\n\nSigned-off-by: J\u{f6}rg <j@x>"),
+        "{commit}"
+    );
+
+    let again = on_kernel(&home, &[&dir]).await.unwrap();
+    assert!(again.reused);
+    assert_eq!((again.tree, again.patches), (one.tree, one.patches));
+}
+
+#[tokio::test]
+async fn a_plain_diff_is_a_patch_by_its_file_name() {
+    let home = Home::new();
+    home.kernel("k");
+    let dir = two_patches(&home);
+    let diff = git(&home.path("work"), &["show", "--format=", "HEAD~1"]);
+    for (name, bytes) in [
+        ("plain.diff", format!("{diff}\n")),
+        ("shown.diff", format!("commit 0123\nAuthor: A <a@b>\n\n    text\n\n{diff}\n")),
+        ("dos.diff", format!("{diff}\n").replace('\n', "\r\n")),
+    ] {
+        let path = home.path(name);
+        fs::write(&path, bytes).unwrap();
+        let tree = on_kernel(&home, &[&path]).await.unwrap_or_else(|stop| panic!("{name}: {stop}"));
+        assert_eq!(subjects(&tree), [name]);
+        assert!(text(&tree, "mm/a.c").contains("line_three"));
+    }
+    let both = [home.path("plain.diff"), dir.join("0002-mm-twenty.patch")];
+    let both = on_kernel(&home, &[&both[0], &both[1]]).await.unwrap();
+    assert_eq!(subjects(&both), ["plain.diff", "mm: twenty"]);
+}
+
+#[tokio::test]
+async fn an_encoded_mail_is_decoded() {
+    let home = Home::new();
+    home.kernel("k");
+    two_patches(&home);
+    let diff = git(&home.path("work"), &["show", "--format=", "HEAD~1"]).replace('=', "=3D");
+    let mail = format!(
+        "From: =?iso-8859-1?q?J=F6rg?= <j@x>\nSubject: [RFC PATCH v2 1/2] =?utf-8?q?mm=3A_gr=C3=BCn?=\n\
+         Content-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: quoted-printable\n\n\
+         Gr=FC=DFe\n---\n{diff}\n"
+    );
+    write(home.dir.path(), "mail.patch", &mail);
+    let tree = on_kernel(&home, &[&home.path("mail.patch")]).await.unwrap();
+    assert_eq!(subjects(&tree), ["mm: gr\u{fc}n"]);
+    let commit = tree.git.ask(&["cat-file", "commit", &tree.patches[0].commit]).unwrap().text();
+    assert!(
+        commit.contains("author J\u{f6}rg <j@x>") && commit.contains("Gr\u{fc}\u{df}e"),
+        "{commit}"
+    );
+}
+
+#[tokio::test]
+async fn the_patch_that_does_not_apply_is_named_with_its_hunk() {
+    let home = Home::new();
+    let top = home.kernel("k");
+    let dir = two_patches(&home);
+    edit(&top, "line_20;", "something_else;");
+    let fault = refused(&home, &[&dir]).await;
+    for part in ["\"mm: twenty\"", "0002-mm-twenty.patch", "mm/a.c, hunk 1 (@@ -17,7 +17,7 @@"] {
+        assert!(fault.what.contains(part), "{part}: {}", fault.what);
+    }
+    let details = fault.details.join("\n");
+    assert!(details.contains("patch failed: mm/a.c:17"), "{details}");
+    assert!(details.contains("    20 int something_else;"), "{details}");
+
+    fs::remove_file(top.join("mm/a.c")).unwrap();
+    let fault = refused(&home, &[&dir]).await;
+    assert!(fault.what.contains("mm/a.c: the tree has no such file"), "{}", fault.what);
+}
+
+#[tokio::test]
+async fn already_applied_is_told_apart() {
+    let home = Home::new();
+    let top = home.kernel("k");
+    let dir = two_patches(&home);
+    edit(&top, "line_9;", "line_three;");
+    let fault = refused(&home, &[&dir]).await;
+    assert!(
+        fault.what.contains("\"mm: three\" (0001-mm-three.patch) is already applied"),
+        "{}",
+        fault.what
+    );
+    // In front of other changes, where only merging can tell.
+    home.repository("k2");
+    edit(&top, "line_5;", "line_five;");
+    let fault = refused(&home, &[&dir]).await;
+    assert!(fault.what.contains("mm: three"), "{}", fault.what);
+}
+
+#[tokio::test]
+async fn what_has_moved_or_can_be_merged_is_applied() {
+    let home = Home::new();
+    let top = home.kernel("k");
+    let dir = two_patches(&home);
+    let path = top.join("mm/a.c");
+    fs::write(&path, format!("// one\n// two\n{}", fs::read_to_string(&path).unwrap())).unwrap();
+    let moved = on_kernel(&home, &[&dir]).await.unwrap();
+    assert!(text(&moved, "mm/a.c").contains("line_twenty"));
+    // Git can merge as long as the store has the files that the patches saw.
+    let fresh = home.kernel("k");
+    on_kernel(&home, &[&dir]).await.unwrap();
+    edit(&fresh, "line_17;", "seventeen;");
+    let merged = on_kernel(&home, &[&dir]).await.unwrap();
+    let text = text(&merged, "mm/a.c");
+    assert!(text.contains("int seventeen;") && text.contains("line_twenty"), "{text}");
+}
+
+#[test]
+fn what_is_no_series_is_said_before_anything_is_done() {
+    let home = Home::new();
+    fs::create_dir(home.path("empty")).unwrap();
+    write(home.dir.path(), "text/readme", "x");
+    write(home.dir.path(), "nothing.patch", "");
+    write(home.dir.path(), "prose.patch", "just words\n");
+    write(home.dir.path(), "covers/0000-x.patch", "From: a\nSubject: [PATCH 0/1] x\n\nwords\n");
+    write(home.dir.path(), "cut/0001-x.patch", "From: a\nSubject: [PATCH 1/1] x\n\nwords\n");
+    for (name, what) in [
+        ("gone", "cannot read"),
+        ("empty", "holds no patch"),
+        ("text", "holds no patch"),
+        ("covers", "holds no patch"),
+        ("cut", "has no diff"),
+        ("nothing.patch", "is empty"),
+        ("prose.patch", "has no diff"),
+    ] {
+        let problems = check(&[home.path(name)]);
+        let [problem] = &problems[..] else { panic!("{name}: {problems:?}") };
+        assert!(problem.what.contains(what), "{name}: {}", problem.what);
+        assert!(problem.hint.is_some(), "{name} has no hint");
+    }
+    assert_eq!(check(&["git:a..b".into()]).len(), 1);
+    assert_eq!(check(&[home.path("gone"), home.path("empty")]).len(), 2);
+    assert_eq!(check(&[]), []);
+}
+
+#[tokio::test]
+async fn broken_patches_are_refused_and_nothing_else() {
+    let home = Home::new();
+    home.kernel("k");
+    let head = "diff --git a/mm/a.c b/mm/a.c\n--- a/mm/a.c\n+++ b/mm/a.c\n";
+    let broken: [(&str, Vec<u8>); 7] = [
+        ("cut", format!("{head}@@ -1,3 +1,3 @@\n int line_1;\n").into()),
+        ("headless", b"diff --git a/mm/a.c b/mm/a.c\n".to_vec()),
+        ("nul", format!("{head}@@ -1 +1 @@\n-int \0;\n+x\n").into()),
+        (
+            "binary",
+            b"diff --git a/x b/x\nindex 123..456 100644\nBinary files a/x and b/x differ\n"
+                .to_vec(),
+        ),
+        ("latin", [head.as_bytes(), b"@@ -1 +1 @@\n-int \xe4;\n+x\n"].concat()),
+        ("numbers", format!("{head}@@ -99999999999999999999,1 +1 @@\n-a\n+b\n").into()),
+        ("outside", b"--- a/../../x\n+++ b/../../x\n@@ -0,0 +1 @@\n+a\n".to_vec()),
+    ];
+    for (name, bytes) in broken {
+        for mail in [false, true] {
+            let path = home.path(&format!("{name}.patch"));
+            let head = if mail { "From: A <a@b>\nSubject: [PATCH] x\n\n---\n" } else { "" };
+            fs::write(&path, [head.as_bytes(), &bytes].concat()).unwrap();
+            let fault = refused(&home, &[&path]).await;
+            assert!(fault.what.contains(name), "{name}: {}", fault.what);
+        }
+    }
+}
