@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The folders of the workspace whose files are embedded under their paths.
-const EMBEDDED: [&str; 3] = ["kernel-configs", "images", "ci"];
+/// The files and folders of the workspace that are embedded under their paths.
+const EMBEDDED: [&str; 3] = ["kernel-configs", "images", "ci/known-issues.yaml"];
 
 /// The binaries of the guest package.
 const GUEST_BINARIES: [&str; 2] = ["hmm-agent", "hmm-tests"];
@@ -23,9 +23,9 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
 
     let mut files = String::from("&[\n");
-    for folder in EMBEDDED {
-        println!("cargo::rerun-if-changed={}", workspace.join(folder).display());
-        for file in files_below(&workspace.join(folder)) {
+    for embedded in EMBEDDED {
+        println!("cargo::rerun-if-changed={}", workspace.join(embedded).display());
+        for file in files_of(&workspace.join(embedded)) {
             let name = file.strip_prefix(&workspace).expect("it was found below").display();
             writeln!(files, "    ({:?}, include_bytes!({file:?})),", name.to_string())
                 .expect("writing to a string");
@@ -67,18 +67,15 @@ fn build_guest(workspace: &Path, target_dir: &Path) {
     assert!(status.success(), "the guest's binaries do not build: {status}");
 }
 
-/// Every file below a folder, sorted.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    for entry in entries {
-        let path = entry.expect("the folder can be read").path();
-        if path.is_dir() {
-            found.extend(files_below(&path));
-        } else {
-            found.push(path);
-        }
+/// A file, or every file below a folder, sorted.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
     }
+    let entries = fs::read_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut found: Vec<PathBuf> = entries
+        .flat_map(|entry| files_of(&entry.expect("the folder can be read").path()))
+        .collect();
     found.sort();
     found
 }

@@ -134,8 +134,9 @@ impl Recipe {
         // end of physical addresses, which la57 moves.
         add(&["-cpu", self.accelerator.cpu()]);
         add(&["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()]);
-        // A guest that resets is gone, not back at its beginning.
-        add(&["-no-reboot"]);
+        // A guest that resets is gone, not back at its beginning; one that
+        // panics says so to the monitor too.
+        add(&["-no-reboot", "-device", "pvpanic-pci"]);
         add(&[
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             .enable_all()
             .build()
             .map_err(anyhow::Error::from)?;
-        runtime.block_on(run(cli))
+        let ran = runtime.block_on(run(cli));
+        // Whoever still waits for a lock of the store would hold us up.
+        runtime.shutdown_background();
+        ran
     });
     match ran {
         Ok(Ok(code)) => ExitCode::from(code),

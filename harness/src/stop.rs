@@ -154,7 +154,9 @@ impl fmt::Display for Stop {
                 }
                 return Ok(());
             }
-            Stop::Interrupted => return f.write_str("interrupted; what was judged so far is kept"),
+            Stop::Interrupted => {
+                return f.write_str("stopped by a signal; what was judged so far is kept");
+            }
             Stop::Kernel(fault) | Stop::Machine(fault) => fault,
         };
         match fault.stage {

@@ -32,7 +32,7 @@ pub(crate) fn anon_write_huge(rig: &Rig) -> Result {
     // Before 5.9 the driver did not say how a page is mapped.
     if rig.has_prot("PMD") {
         let huge = rig.prot("WRITE")? | rig.prot("PMD")?;
-        device.snapshot(buffer.all(), &mirror)?.check_all(huge)?;
+        device.snapshot(buffer.all(), &mirror)?.check_all_and_level(huge)?;
     }
     device.read(buffer.all(), &mirror)?.complete_with_faults(0)?;
     mirror.check(buffer.all(), data, "what the device read of what it wrote")
@@ -65,11 +65,11 @@ pub(crate) fn compound(rig: &Rig) -> Result {
     // One level for the whole page: PUD where the default size is 1 GiB.
     let pud = rig.prot("PUD")?;
     let level = if seen.page(0) & pud == pud { pud } else { rig.prot("PMD")? };
-    seen.check_all(rig.prot("WRITE")? | level)?;
+    seen.check_all_and_level(rig.prot("WRITE")? | level)?;
 
     buffer.all().protect(Access::Read)?;
     let read_only = rig.prot("READ")? | level;
-    device.snapshot(buffer.all(), &mirror)?.check_all(read_only)?;
+    device.snapshot(buffer.all(), &mirror)?.check_all_and_level(read_only)?;
 
     device.read(buffer.all(), &mirror)?.complete_with_faults(1)?;
     mirror.check(buffer.all(), data, "what the device read of the huge page")?;

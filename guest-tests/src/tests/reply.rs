@@ -108,17 +108,25 @@ impl Snapshot {
         Snapshot { pages, seen, abi }
     }
 
-    /// Every page must be `expected`.
+    /// Every page must be `expected`, whether it is mapped as part of a huge
+    /// page or not: that depends on how the guest is set up.
     #[track_caller]
     pub(crate) fn check_all(&self, expected: u8) -> Result {
-        self.check(|_| expected)
+        self.check(|_| expected, self.levels())
     }
 
-    /// The pages must be as `expected` says, one by one.
+    /// Every page must be `expected`, and mapped just so.
+    #[track_caller]
+    pub(crate) fn check_all_and_level(&self, expected: u8) -> Result {
+        self.check(|_| expected, 0)
+    }
+
+    /// The pages must be as `expected` says, one by one, however they are
+    /// mapped.
     #[track_caller]
     pub(crate) fn check_each(&self, expected: &[u8]) -> Result {
         check_eq(self.seen.len(), expected.len(), "the number of pages in the snapshot")?;
-        self.check(|index| expected[index])
+        self.check(|index| expected[index], self.levels())
     }
 
     /// What it says of the page at `index` of those it was asked for.
@@ -126,11 +134,21 @@ impl Snapshot {
         self.seen[index]
     }
 
+    /// Whether the page at `index` is mapped as part of a huge page.
+    pub(crate) fn is_huge(&self, index: usize) -> bool {
+        self.seen[index] & self.levels() != 0
+    }
+
+    /// The bits that say how a page is mapped; none before 5.9.
+    fn levels(&self) -> u8 {
+        ["PMD", "PUD"].iter().filter_map(|name| self.abi.prots.get(*name)).fold(0, |a, b| a | b)
+    }
+
     #[track_caller]
-    fn check(&self, expected: impl Fn(usize) -> u8) -> Result {
+    fn check(&self, expected: impl Fn(usize) -> u8, ignored: u8) -> Result {
         for (index, seen) in self.seen.iter().copied().enumerate() {
             let expected = expected(index);
-            if seen != expected {
+            if (seen ^ expected) & !ignored != 0 {
                 let page = self.pages.first() + index;
                 return Err(differs(
                     protection_in_words(seen, &self.abi),

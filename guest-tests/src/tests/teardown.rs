@@ -51,7 +51,6 @@ pub(crate) fn anon_teardown(rig: &Rig) -> Result {
 
 /// One round, from mapping the buffer to unmapping what is left of it. Returns
 /// how long the READ took.
-#[track_caller]
 fn read_and_unmap(rig: &Rig, device: &Dmirror, mirror: &Mirror, when: When) -> Result<Duration> {
     let buffer = Buffer::private(BUFFER_PAGES)?;
     let data = rig.pattern();

@@ -248,7 +248,7 @@ async fn stages(
         seed: plan.seed,
     };
     run::tests(ctx, &recipe, &tests, options, dir).await?;
-    stage.finish(false, format!("{} tests", tests.len()));
+    stage.finish(false, format!("{} tests ran", tests.len()));
     Ok(())
 }
 

@@ -1,0 +1,201 @@
+//! The command line run wrongly on purpose, and what it prints when it is asked
+//! what it can do.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// An empty home with the harness in it.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the user's side of the door")]
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hmm-harness"));
+        command
+            .args(words)
+            .current_dir(self.path())
+            .env("HOME", self.path())
+            .env("COLUMNS", "100")
+            .env("HMM_HARNESS_CACHE", self.path().join("cache"))
+            .env("HMM_HARNESS_RUNS", self.path().join("runs"))
+            .env_remove("CARGO")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Ended {
+        self.command(words).output().unwrap().into()
+    }
+}
+
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn says(&self, words: &[&str]) -> &Self {
+        for word in words {
+            assert!(self.err.contains(word), "{word:?} in:\n{}", self.err);
+        }
+        self
+    }
+
+    #[track_caller]
+    fn with(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{}", self.err);
+        self
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_128_and_says_what_would() {
+    let home = Home::new();
+    home.run(&["run-kernel-tests", "--kernal", "x"]).with(128).says(&["--kernal", "--kernel"]);
+    home.run(&["run-kernel-test"]).with(128).says(&["run-kernel-tests"]);
+    home.run(&[]).with(128).says(&["Usage"]);
+    home.run(&["run-kernel-tests", "--until", "lunch"]).with(128).says(&["source, series"]);
+    home.run(&["run-kernel-tests", "--test", "hmm.migrat"])
+        .with(128)
+        .says(&["hmm.migrat", "hmm.migrate_fault"]);
+    home.run(&["run-kernel-tests", "--filter", "x*"]).with(128).says(&[
+        "--filter",
+        "x*",
+        "hmm.anon_read",
+    ]);
+    home.run(&["run-kernel-tests", "--filter", ""]).with(128).says(&["--filter"]);
+    home.run(&["run-kernel-tests", "--kernel", "svn:x"]).with(128).says(&["svn:", "git:PATH"]);
+    home.run(&["run-kernel-tests", "--kernel", "dir:nowhere"]).with(128).says(&["nowhere"]);
+    home.run(&["run-kernel-tests", "--kernel", "dir:."]).with(128).says(&["Makefile"]);
+    home.run(&["run-kernel-tests", "--kernel", "git:."]).with(128).says(&["git"]);
+    home.run(&["run-kernel-tests", "--series", "none.patch"]).with(128).says(&["none.patch"]);
+    home.run(&["run-kernel-tests", "--plan", "none.yaml"]).with(128).says(&["none.yaml"]);
+    home.run(&["run-kernel-tests", "--profile", "fast"]).with(128).says(&["fast", "default"]);
+    home.run(&["judge", "yesterday"]).with(128).says(&["yesterday"]);
+    assert!(!home.path().join("runs").exists(), "a run was begun");
+}
+
+#[test]
+fn all_that_is_wrong_with_a_plan_is_told_at_once() {
+    let home = Home::new();
+    fs::write(home.path().join("p.yaml"), "kernel: dir:nowhere\nserie: a\n\ntest: hmm.nothing\n")
+        .unwrap();
+    home.run(&[
+        "run-kernel-tests",
+        "--plan",
+        "p.yaml",
+        "--profile",
+        "fast",
+        "--json",
+        "no/where.json",
+    ])
+    .with(128)
+    .says(&[
+        "p.yaml:2:1: unknown key `serie`",
+        "hmm.nothing",
+        "nowhere",
+        "fast",
+        "no is not a directory",
+    ]);
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_not_taken() {
+    let home = Home::new();
+    fs::create_dir(home.path().join("thesis")).unwrap();
+    fs::write(home.path().join("thesis/chapter1"), "words").unwrap();
+    home.run(&["run-kernel-tests", "--out", "thesis"]).with(128).says(&["--out", "thesis"]);
+    assert_eq!(fs::read_to_string(home.path().join("thesis/chapter1")).unwrap(), "words");
+}
+
+#[test]
+fn a_dry_run_prints_a_plan_that_can_be_given_back() {
+    let home = Home::new();
+    let first =
+        home.run(&["run-kernel-tests", "--dry-run", "--test", "hmm.migrate", "--seed", "3"]);
+    first.with(0);
+    fs::write(home.path().join("again.yaml"), &first.out).unwrap();
+    let second = home.run(&["run-kernel-tests", "--dry-run", "--plan", "again.yaml"]);
+    second.with(0);
+    assert_eq!(first.out, second.out);
+    assert!(first.out.contains("hmm.migrate.coherent"));
+    assert!(!home.path().join("runs").exists());
+}
+
+#[test]
+fn list_names_every_test() {
+    let home = Home::new();
+    let listed = home.run(&["list"]);
+    listed.with(0);
+    assert_eq!(listed.out.lines().count(), 1 + 58);
+    assert_eq!(home.run(&["list", "--filter", "hmm2.*"]).out.lines().count(), 1 + 6);
+}
+
+#[test]
+fn a_machine_without_programs_is_129_with_the_command_that_mends_it() {
+    let home = Home::new();
+    let ended: Ended =
+        home.command(&["run-kernel-tests"]).env("PATH", home.path()).output().unwrap().into();
+    assert_eq!(ended.code, Some(129), "{}", ended.err);
+    assert!(
+        ended.out.contains("qemu-system-x86") || ended.err.contains("qemu-system-x86"),
+        "{ended:?}"
+    );
+    // Every code but 128 leaves results.
+    let results = fs::read_to_string(home.path().join("runs/latest/results.json")).unwrap();
+    assert!(results.contains("\"outcome\": \"fault\""), "{results}");
+    let doctor: Ended = home.command(&["doctor"]).env("PATH", home.path()).output().unwrap().into();
+    assert_eq!(doctor.code, Some(129));
+    assert!(doctor.out.contains("MISSING"), "{}", doctor.out);
+}
+
+#[test]
+fn judging_again_says_the_same() {
+    let home = Home::new();
+    let first: Ended =
+        home.command(&["run-kernel-tests"]).env("PATH", home.path()).output().unwrap().into();
+    let results = || fs::read_to_string(home.path().join("runs/latest/results.json")).unwrap();
+    let before = results();
+    let again = home.run(&["judge"]);
+    assert_eq!((again.code, &again.out), (first.code, &first.out));
+    assert_eq!(results(), before);
+}
+
+#[test]
+fn help_is_what_is_recorded() {
+    let home = Home::new();
+    let mut text = home.run(&["--help"]).out;
+    for command in ["run-kernel-tests", "list", "judge", "doctor", "check"] {
+        text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(golden.parent().unwrap()).unwrap();
+        fs::write(&golden, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&golden).unwrap(), "run with UPDATE_GOLDEN=1 and review");
+}
