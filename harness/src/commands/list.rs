@@ -28,7 +28,8 @@ fn table(tests: &[TestId]) -> String {
     let mut text = format!("{:<40} {:<6} {:<32} {}\n", "TEST", "SINCE", "NEEDS", "WHAT IT SHOWS");
     for test in tests {
         let def = test.def();
-        // Device-coherent memory came to the driver in 6.0 (4c2e0f764eb4).
+        // Device-coherent memory came to the driver in 6.0 (`DEVICE_COHERENT`
+        // in lib/test_hmm_uapi.h).
         let since = match test.device {
             Some(Device::Coherent) => def.since.max((6, 0)),
             _ => def.since,
