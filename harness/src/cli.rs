@@ -95,8 +95,8 @@ pub struct RunArgs {
     #[arg(long)]
     pub accel: Option<Accel>,
 
-    /// Stop after this stage: source, series, config, build, image, boot, run,
-    /// collect, judge, report
+    /// Stop after this stage: source, series, config, build, image, boot, run
+    /// [default: run]
     #[arg(long, value_name = "STAGE", value_parser = stage)]
     pub until: Option<Stage>,
 
@@ -191,8 +191,8 @@ fn device(word: &str) -> Result<Device, String> {
 }
 
 fn stage(word: &str) -> Result<Stage, String> {
-    Stage::ALL.into_iter().find(|s| s.as_str() == word).ok_or_else(|| {
-        let words: Vec<&str> = Stage::ALL.iter().map(|s| s.as_str()).collect();
-        format!("the stages are: {}", words.join(", "))
+    Stage::STOPS.into_iter().find(|s| s.as_str() == word).ok_or_else(|| {
+        let words: Vec<&str> = Stage::STOPS.iter().map(|s| s.as_str()).collect();
+        format!("a run can stop after: {}", words.join(", "))
     })
 }

@@ -20,7 +20,7 @@ use crate::stop::Stop;
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Milliseconds since the start of the command.
+    /// Milliseconds since the start of the run.
     pub t_ms: u64,
     /// What happened.
     #[serde(flatten)]
@@ -78,6 +78,13 @@ pub enum Event {
         nonce: String,
         /// Where its part of `console.log` begins, in bytes.
         console_from: u64,
+    },
+    /// The agent was told to run a test.
+    Ordered {
+        /// On which start.
+        vm: u32,
+        /// The test's id.
+        id: String,
     },
     /// A frame arrived from the agent.
     Frame {
@@ -167,7 +174,8 @@ impl Log {
         Log(Arc::new(Mutex::new(Inner { start: Instant::now(), file: None, failed: None, show })))
     }
 
-    /// From now on also writes to `events.jsonl` in `dir`.
+    /// From now on also writes to `events.jsonl` in `dir`; its clock starts
+    /// here.
     ///
     /// # Errors
     /// When the file cannot be made.
@@ -175,7 +183,10 @@ impl Log {
         let path = dir.join("events.jsonl");
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        self.inner().file = Some(file);
+        let mut inner = self.inner();
+        inner.file = Some(file);
+        inner.start = Instant::now();
+        inner.failed = None;
         Ok(())
     }
 

@@ -33,9 +33,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// All of them, in order.
-    pub const ALL: [Stage; 11] = [
-        Stage::Plan,
+    /// Those after which a run can be told to stop. What comes after the tests
+    /// is done in any case.
+    pub const STOPS: [Stage; 7] = [
         Stage::Source,
         Stage::Series,
         Stage::Config,
@@ -43,9 +43,6 @@ impl Stage {
         Stage::Image,
         Stage::Boot,
         Stage::Run,
-        Stage::Collect,
-        Stage::Judge,
-        Stage::Report,
     ];
 
     /// The word for it, on the command line too.

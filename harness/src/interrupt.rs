@@ -3,6 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::progress::say;
 use crate::stop::{INTERRUPTED, Stop};
 
 /// A flag that rises once and stays.
@@ -32,9 +33,9 @@ impl Interrupt {
                     std::process::exit(i32::from(INTERRUPTED));
                 }
                 asked = true;
-                eprintln!("stopping; once more to stop at once");
                 // Nobody listening means that everything has ended already.
                 let _ = tell.send(true);
+                say("stopping; once more to stop at once");
             }
         });
         Ok(Interrupt(told))

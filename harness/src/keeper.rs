@@ -6,6 +6,7 @@
 //! it as surely as an orderly exit does. As a subreaper it also finds
 //! grandchildren that left the group.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+
+use crate::progress::say;
 
 /// The word that turns this program into a keeper; never typed by a person.
 pub const WORD: &str = "__keep";
@@ -30,7 +33,7 @@ pub const CANNOT_START: u8 = 127;
 /// Returns the child's exit code, 128 plus the signal that ended it, or
 /// [`CANNOT_START`].
 #[expect(clippy::disallowed_methods, reason = "the keeper is what the door leads to")]
-pub fn keep(program: &str, args: &[String]) -> ExitCode {
+pub fn keep(program: &OsStr, args: &[OsString]) -> ExitCode {
     // Without it only the group is found, which is all that most children need.
     let subreaper = nix::sys::prctl::set_child_subreaper(true).is_ok();
     let mut command = Command::new(program);
@@ -38,7 +41,7 @@ pub fn keep(program: &str, args: &[String]) -> ExitCode {
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("{program}: {error}");
+            say(format_args!("{}: {error}", program.display()));
             return ExitCode::from(CANNOT_START);
         }
     };
@@ -72,7 +75,7 @@ pub fn keep(program: &str, args: &[String]) -> ExitCode {
             ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
         }
         Err(error) => {
-            eprintln!("{program}: {error}");
+            say(format_args!("{}: {error}", program.display()));
             ExitCode::from(CANNOT_START)
         }
     }

@@ -7,11 +7,12 @@ use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{self, check, doctor, judge, list, run_kernel_tests};
 use hmm_harness::keeper;
+use hmm_harness::progress::say;
 use hmm_harness::stop::{self, Stop};
 
 fn main() -> ExitCode {
-    let mut words = std::env::args();
-    if words.nth(1).as_deref() == Some(keeper::WORD) {
+    let mut words = std::env::args_os();
+    if words.nth(1).is_some_and(|word| word == keeper::WORD) {
         let program = words.next().unwrap_or_default();
         return keeper::keep(&program, &words.collect::<Vec<_>>());
     }
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match ran {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(stop)) => {
-            eprintln!("{stop}");
+            say(&stop);
             ExitCode::from(stop.exit_code())
         }
         Err(_) => ExitCode::from(stop::FAULT),
@@ -48,10 +49,10 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<u8, Stop> {
     match cli.command {
-        Command::RunKernelTests(args) => run_kernel_tests::run(&commands::context()?, &args).await,
+        Command::RunKernelTests(args) => run_kernel_tests::run(&commands::session()?, &args).await,
         Command::List(args) => list::run(&args),
         Command::Judge(args) => judge::run(&args),
-        Command::Doctor(args) => doctor::run(&commands::context()?, &args).await,
-        Command::Check(args) => check::run(&commands::context()?, &args).await,
+        Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
+        Command::Check(args) => check::run(&commands::session()?, &args).await,
     }
 }

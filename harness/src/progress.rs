@@ -26,7 +26,7 @@ impl Progress {
             Event::Progress { stage, text } => Some(format!("{stage:<8} {text}")),
             Event::Note { text } => Some(format!("note     {text}")),
             Event::Planned { tests, not_applicable } => {
-                self.planned = tests.len();
+                (self.planned, self.finished) = (tests.len(), 0);
                 let rest = match not_applicable.len() {
                     0 => String::new(),
                     n => format!(", {n} do not apply to this kernel"),
@@ -42,6 +42,7 @@ impl Progress {
             | Event::Kernel(_)
             | Event::Machine(_)
             | Event::VmStarted { .. }
+            | Event::Ordered { .. }
             | Event::Stopped { .. } => None,
         }
     }
@@ -70,6 +71,12 @@ impl Progress {
             _ => None,
         }
     }
+}
+
+/// Says something on standard error. Nobody listening is no reason to stop.
+pub fn say(words: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{words}");
 }
 
 /// A duration as this program writes it.

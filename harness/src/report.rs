@@ -19,7 +19,7 @@ use crate::progress::{clean, seconds};
 pub fn write(results: &Results, dir: &Path, json: Option<&Path>) -> Result<()> {
     let mut text = serde_json::to_string_pretty(results).context("results.json")?;
     text.push('\n');
-    for path in [Some(dir.join("results.json").as_path()), json].into_iter().flatten() {
+    for path in [json, Some(dir.join("results.json").as_path())].into_iter().flatten() {
         fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
@@ -78,9 +78,10 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         }
         line(format!("{} passed, {} failed, {} skipped", s.passed, s.failed, s.skipped));
     }
+    let release = &results.kernel.release;
+    let space = if release.is_empty() { "" } else { " " };
     line(format!(
-        "{} {} in {}; evidence in {}",
-        if results.kernel.release.is_empty() { "no kernel" } else { &results.kernel.release },
+        "{release}{space}{} in {}; evidence in {}",
         word(results.outcome),
         seconds(Duration::from_millis(results.timing.total_ms)),
         dir.display(),

@@ -12,9 +12,9 @@ use hmm_protocol::wire::{GuestMessage, HostMessage, Job, Outcome, VERSION};
 use tokio::time::{Duration, Instant};
 
 use crate::boot::Recipe;
-use crate::console::{Severity, What};
+use crate::console::What;
 use crate::context::Context;
-use crate::events::VmEnd;
+use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
 use crate::stop::{Fault, Stop};
 use crate::vm::{ConsoleLog, Happening, Vm};
@@ -51,8 +51,15 @@ pub struct Options {
 enum After {
     /// Fit for the next test.
     Fit,
-    /// Gone, or not fit: why. The test has had its turn.
-    Over(VmEnd),
+    /// Gone, or not fit: why.
+    Over {
+        end: VmEnd,
+        /// Whether anything was seen of the test: its start, or its marker in
+        /// the kernel's log.
+        begun: bool,
+        /// Whether the kernel or the test had said anything that counts.
+        told: bool,
+    },
 }
 
 /// Runs `tests` in their order and writes what happens to the event stream and
@@ -71,26 +78,43 @@ pub async fn tests(
     let mut starts = Starts { ctx, recipe, options, made: 0, forgiven: None };
     let mut console = ConsoleLog::create(dir)?;
     let mut waiting = tests;
-    while !waiting.is_empty() {
+    // The test that lost its turn to a machine that was gone before it began.
+    let mut passed_over = None;
+    let mut closed = tests.is_empty();
+    while !closed {
         let mut vm = starts.ready(console, tests).await?;
         let end = loop {
             let Some((test, rest)) = waiting.split_first() else {
                 break finish(&mut vm, options).await?;
             };
-            match run_one(&mut vm, &job(test, recipe, options), options).await? {
+            let job = job(test, recipe, options);
+            ctx.log.emit(Event::Ordered { vm: vm.number(), id: job.id.clone() });
+            match run_one(&mut vm, &job, options).await? {
                 After::Fit => waiting = rest,
-                // Nobody in the guest is to blame: the test gets its turn again.
-                After::Over(end @ VmEnd::QemuGone { .. }) => {
+                After::Over { end: end @ VmEnd::Interrupted, .. } => break end,
+                // Nobody in the guest is to blame: the test gets its turn
+                // again.
+                After::Over { end: end @ VmEnd::QemuGone { .. }, told: false, .. } => {
                     starts.forgive(&end)?;
                     break end;
                 }
-                After::Over(end @ VmEnd::Interrupted) => break end,
-                After::Over(end) => {
+                // What the test before it left behind has ended the machine.
+                After::Over { end, begun: false, .. } if passed_over != Some(test) => {
+                    passed_over = Some(test);
+                    break end;
+                }
+                After::Over { end, .. } => {
                     waiting = rest;
                     break end;
                 }
             }
         };
+        // A session that QEMU left without its last word is closed by another.
+        closed = waiting.is_empty();
+        if closed && matches!(end, VmEnd::QemuGone { .. }) {
+            starts.forgive(&end)?;
+            closed = false;
+        }
         console = vm.end(end).await?;
         ctx.log.check()?;
         ctx.interrupt.check()?;
@@ -126,6 +150,10 @@ impl<'a> Starts<'a> {
                 VmEnd::Interrupted => return Err(Stop::Interrupted),
                 VmEnd::QemuGone { .. } => self.forgive(&end)?,
                 VmEnd::Deadline { .. } if self.forgiven.is_none() => self.forgive(&end)?,
+                VmEnd::Agent { .. } => {
+                    let fault = Fault::new(format!("the guest is not ours: {}", describe(&end)));
+                    return Err(Stop::Machine(fault.at(Stage::Boot).details(tail)));
+                }
                 end => {
                     let fault = Fault::new(format!("the kernel does not boot: {}", describe(&end)))
                         .at(Stage::Boot)
@@ -153,6 +181,11 @@ impl<'a> Starts<'a> {
                     None => Ok(None),
                     Some(test) => Err(anyhow::anyhow!("the guest has no test {test}").into()),
                 }
+            }
+            // It is this kernel that cannot do what every guest needs.
+            Ok(refused @ GuestMessage::Refused { .. }) => {
+                let what = crate::events::describe(&refused);
+                Ok(Some(VmEnd::Replaced { reason: what }))
             }
             Ok(other) => Ok(Some(unexpected(&other))),
             Err(end) => Ok(Some(end)),
@@ -202,42 +235,43 @@ async fn run_one(vm: &mut Vm<'_>, job: &Job, options: Options) -> Result<After, 
     let mut deadline = Deadline::new("test", limit);
     let mut complaint = None;
     let mut finished = None;
+    let mut begun = false;
     let mut marked = false;
-    loop {
+    let end = loop {
         match vm.next(deadline.at).await? {
-            Happening::Said(GuestMessage::Finished { id, outcome, health, .. }) if id == job.id => {
+            Happening::Said(GuestMessage::Finished { id, outcome, health, .. })
+                if id == job.id && begun && finished.is_none() =>
+            {
                 finished = Some((outcome, health));
                 deadline = Deadline::new("console", CONSOLE_DEADLINE.mul_f64(options.time_scale));
             }
-            Happening::Said(GuestMessage::Started { .. } | GuestMessage::Step { .. }) => {}
-            Happening::Said(other) => return Ok(After::Over(unexpected(&other))),
+            Happening::Said(GuestMessage::Started { id, .. }) if id == job.id => begun = true,
+            Happening::Said(GuestMessage::Step { id, .. }) if id == job.id => {}
+            Happening::Said(other) => break unexpected(&other),
             Happening::Console(finding) => match finding.what {
+                What::Begin(id) => begun |= id == job.id,
                 What::End(id) => marked |= id == job.id,
-                What::Complaint { signature, title } if signature.severity > Severity::Note => {
+                What::Complaint { title, .. } => {
                     complaint.get_or_insert(title);
                 }
-                What::Begin(_) | What::Complaint { .. } => {}
             },
-            Happening::Gone(end) => return Ok(After::Over(end)),
-            Happening::Interrupted => return Ok(After::Over(VmEnd::Interrupted)),
-            Happening::Deadline => return Ok(After::Over(deadline.passed())),
+            Happening::Gone(end) => break end,
+            Happening::Interrupted => break VmEnd::Interrupted,
+            Happening::Deadline => break deadline.passed(),
         }
         let Some((outcome, health)) = finished.as_ref().filter(|_| marked) else { continue };
-        let reason = match (outcome, complaint) {
-            (_, Some(title)) => Some(title),
-            (Outcome::TimedOut { .. }, None) => Some("a test had to be killed".to_owned()),
-            _ if health.warnings + health.oopses > 0
-                || health.taint_before != health.taint_after =>
-            {
-                Some("the kernel's taint or its warning counters changed".to_owned())
+        let counters_rose = health.warnings + health.oopses > 0;
+        let reason = match (outcome, &complaint) {
+            (_, Some(title)) => title.clone(),
+            (Outcome::TimedOut { .. }, None) => "a test had to be killed".to_owned(),
+            _ if counters_rose || health.taint_before != health.taint_after => {
+                "the kernel's taint or its warning counters changed".to_owned()
             }
-            _ => None,
+            _ => return Ok(After::Fit),
         };
-        return Ok(match reason {
-            None => After::Fit,
-            Some(reason) => After::Over(VmEnd::Replaced { reason }),
-        });
-    }
+        break VmEnd::Replaced { reason };
+    };
+    Ok(After::Over { end, begun, told: complaint.is_some() || finished.is_some() })
 }
 
 /// Asks the agent for its last word and waits for the guest to power off.

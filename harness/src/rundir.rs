@@ -36,6 +36,21 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
     cwd.ancestors().find(ours).map(Path::to_owned)
 }
 
+/// What a run leaves in its directory.
+const FILES: [&str; 11] = [
+    "plan.yaml",
+    "results.json",
+    "junit.xml",
+    "results.ktap",
+    "events.jsonl",
+    "trace",
+    "console.log",
+    "kernel.config",
+    "build.log",
+    "qemu.cmd",
+    "report.html",
+];
+
 /// What speaks against `--out DIR`, if anything does.
 pub fn check_out(dir: &Path) -> Option<Problem> {
     let problem = |what: &str| {
@@ -44,14 +59,16 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
                 .hint("name a directory that is absent, empty, or an earlier run"),
         )
     };
-    match fs::read_dir(dir).map(Iterator::count) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => problem("is not a directory"),
-        Err(e) => problem(&format!("cannot be read: {e}")),
-        Ok(0) => None,
-        Ok(_) if dir.join(MARK).exists() && dir.join("plan.yaml").exists() => None,
-        Ok(_) => problem("holds files that are not ours"),
-    }
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => {
+            return problem("is not a directory");
+        }
+        Err(e) => return problem(&format!("cannot be read: {e}")),
+        Ok(entries) => entries,
+    };
+    let foreign = entries.flatten().find(|entry| !FILES.iter().any(|f| entry.file_name() == *f))?;
+    problem(&format!("holds what is not ours: {}", foreign.file_name().display()))
 }
 
 /// Makes the directory of a new run, and points `latest` at it unless the
@@ -61,11 +78,18 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
 /// When it cannot be made.
 pub fn create(out: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
     if let Some(dir) = out {
-        if dir.exists() {
-            // It is empty or an earlier run: checked before anything was done.
-            fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
-        }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for file in FILES {
+            let path = dir.join(file);
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
         return Ok(dir.to_owned());
     }
     let base = base(cwd)?;
@@ -121,11 +145,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert_eq!(check_out(dir.path()), None);
         assert_eq!(check_out(&dir.path().join("absent")), None);
-        fs::write(dir.path().join("thesis.txt"), "years of work").expect("writable");
-        assert!(check_out(dir.path()).is_some());
-        assert!(check_out(&dir.path().join("thesis.txt")).is_some());
         fs::write(dir.path().join("events.jsonl"), "").expect("writable");
         fs::write(dir.path().join("plan.yaml"), "").expect("writable");
         assert_eq!(check_out(dir.path()), None);
+        create(Some(dir.path()), dir.path()).expect("writable");
+        assert!(!dir.path().join("plan.yaml").exists());
+        fs::write(dir.path().join("thesis.txt"), "years of work").expect("writable");
+        assert!(check_out(dir.path()).is_some());
+        assert!(check_out(&dir.path().join("thesis.txt")).is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! Where trees, lanes, kernels and downloads are kept between runs.
 //!
 //! Every entry is made under another name and renamed when it is whole, so
-//! nothing half-written is ever seen; whoever makes one holds its lock.
+//! nothing half-written is ever seen.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
 use crate::events::Log;
+use crate::interrupt::Interrupt;
+use crate::stop::Stop;
 
 /// The store: a directory of ours.
 #[derive(Debug, Clone)]
@@ -61,8 +63,14 @@ impl Store {
     /// If another run holds it, says so and waits.
     ///
     /// # Errors
-    /// When the lock file cannot be made.
-    pub fn lock(&self, what: &str, log: &Log) -> Result<Flock<File>> {
+    /// [`Stop::Machine`] when the lock file cannot be made,
+    /// [`Stop::Interrupted`] when the user stops us while we wait.
+    pub async fn lock(
+        &self,
+        what: &str,
+        log: &Log,
+        interrupt: &Interrupt,
+    ) -> Result<Flock<File>, Stop> {
         let name: String =
             what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = self.dir("locks")?.join(name);
@@ -72,13 +80,21 @@ impl Store {
             Ok(lock) => return Ok(lock),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => file,
             Err((_, error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                return Err(anyhow::Error::new(error)
+                    .context(format!("cannot lock {}", path.display()))
+                    .into());
             }
         };
         log.note(format!("waiting for another run that uses the store's {what}"));
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, error)| error)
-            .with_context(|| format!("cannot lock {}", path.display()))
+        let waiting =
+            tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive));
+        tokio::select! {
+            lock = waiting => Ok(lock
+                .context("waiting for a lock")?
+                .map_err(|(_, error)| error)
+                .with_context(|| format!("cannot lock {}", path.display()))?),
+            () = interrupt.wait() => Err(Stop::Interrupted),
+        }
     }
 
     /// The text of a small file of the store, `None` if there is none.
@@ -112,7 +128,8 @@ impl Store {
     }
 
     /// Makes the entry `name` by `make`, which fills an empty directory, and
-    /// shows it only when it is whole. An entry of that name is replaced.
+    /// shows it only when it is whole. An entry's name says what is in it, so
+    /// one that another run has put there meanwhile is as good and stays.
     ///
     /// # Errors
     /// Whatever `make` says, or when files cannot be written.
@@ -129,14 +146,14 @@ impl Store {
         })()
         .with_context(|| format!("cannot write to {}", parent.display()))?;
         make(made.path())?;
-        (|| -> Result<()> {
-            if place.exists() {
-                fs::remove_dir_all(&place)?;
+        match fs::rename(made.path(), &place) {
+            Ok(()) => drop(made.keep()),
+            Err(_) if place.is_dir() => {}
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                return Err(error.context(format!("cannot write {}", place.display())).into());
             }
-            fs::rename(made.keep(), &place)?;
-            Ok(())
-        })()
-        .with_context(|| format!("cannot write {}", place.display()))?;
+        }
         Ok(place)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A VM is started, things happen to it one at a time ([`Vm::next`]), and it is
 //! ended. Whoever holds it decides what that means; this module only makes sure
-//! that every byte of the console is kept, that every frame is of this start,
-//! and that nothing is left when it is gone.
+//! that the console is kept, within a bound, that a frame that is not of this
+//! start is told, and that nothing is left when the VM is gone.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -28,6 +28,14 @@ use crate::proc::Lines;
 /// How much of a console is written down for one VM, in bytes. A guest that
 /// prints more is not believed to say anything new.
 const CONSOLE_LIMIT: u64 = 64 << 20;
+
+/// How many bytes of frames are taken from one VM: many times what an honest
+/// run sends.
+const FRAMES_LIMIT: u64 = 8 << 20;
+
+/// How many findings on one console are looked at. A kernel that complains more
+/// often says nothing new.
+const FINDINGS_LIMIT: usize = 10_000;
 
 /// How many of the last lines of the console are at hand for a message.
 const CONSOLE_TAIL: usize = 30;
@@ -83,7 +91,6 @@ pub struct Vm<'a> {
     console_log: ConsoleLog,
     number: u32,
     nonce: String,
-    started: Instant,
     child: Child,
     keeper_end: Option<ChildStdin>,
     errors: Lines<ChildStderr>,
@@ -93,11 +100,13 @@ pub struct Vm<'a> {
     agent_open: bool,
     decoder: Decoder,
     next_seq: u64,
+    frame_bytes: u64,
     console: UnixStream,
     console_open: bool,
     console_from: u64,
     scanner: Scanner,
     findings: std::collections::VecDeque<Finding>,
+    found: usize,
     tail: std::collections::VecDeque<String>,
     monitor: Lines<UnixStream>,
     monitor_open: bool,
@@ -124,10 +133,11 @@ impl<'a> Vm<'a> {
             nonce: nonce.clone(),
             console_from: console_log.length,
         });
-        let started = Instant::now();
         let mut child =
             recipe.command().spawn(vec![console_of_qemu, agent_of_qemu, monitor_of_qemu])?;
         let keeper_end = child.stdin.take();
+        // QEMU has nothing to say there: its console is a socket.
+        drop(child.stdout.take());
         let errors = Lines::new(child.stderr.take().expect("piped by spawn"));
         // The monitor tells its events only to who introduced himself.
         monitor
@@ -140,7 +150,6 @@ impl<'a> Vm<'a> {
             console_log,
             number,
             nonce: nonce.clone(),
-            started,
             child,
             keeper_end,
             errors,
@@ -150,10 +159,12 @@ impl<'a> Vm<'a> {
             agent_open: true,
             decoder: Decoder::default(),
             next_seq: 0,
+            frame_bytes: 0,
             console,
             console_open: true,
             scanner: Scanner::default(),
             findings: std::collections::VecDeque::new(),
+            found: 0,
             tail: std::collections::VecDeque::new(),
             monitor: Lines::new(monitor),
             monitor_open: true,
@@ -163,9 +174,9 @@ impl<'a> Vm<'a> {
         Ok(vm)
     }
 
-    /// How long ago it was started.
-    pub fn age(&self) -> Duration {
-        self.started.elapsed()
+    /// Which start of the run it is, counted from 0.
+    pub fn number(&self) -> u32 {
+        self.number
     }
 
     /// The last lines of its console, without control characters.
@@ -202,7 +213,14 @@ impl<'a> Vm<'a> {
             }
             tokio::select! {
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
-                    Ok(n @ 1..) => self.decoder.push(&agent_bytes[..n]),
+                    Ok(n @ 1..) => {
+                        self.frame_bytes += n as u64;
+                        if self.frame_bytes > FRAMES_LIMIT {
+                            let what = format!("more than {FRAMES_LIMIT} bytes of frames");
+                            return Ok(Happening::Gone(VmEnd::Agent { what }));
+                        }
+                        self.decoder.push(&agent_bytes[..n]);
+                    }
                     Ok(0) | Err(_) => self.agent_open = false,
                 },
                 read = self.console.read(&mut console_bytes), if self.console_open => match read {
@@ -214,8 +232,12 @@ impl<'a> Vm<'a> {
                     Ok(None) | Err(_) => self.monitor_open = false,
                 },
                 line = self.errors.next(), if self.errors_open => match line {
-                    Ok(Some(line)) if self.error_tail.len() < 20 => self.error_tail.push(line),
-                    Ok(Some(_)) => {}
+                    Ok(Some(line)) => {
+                        if self.error_tail.len() == 20 {
+                            self.error_tail.remove(0);
+                        }
+                        self.error_tail.push(line);
+                    }
                     Ok(None) | Err(_) => self.errors_open = false,
                 },
                 // Only when every stream has ended is nothing of its last
@@ -285,7 +307,12 @@ impl<'a> Vm<'a> {
         let room = CONSOLE_LIMIT.saturating_sub(self.console_log.length - self.console_from);
         let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         self.console_log.append(&bytes[..kept])?;
-        self.findings.extend(self.scanner.push(&bytes[..kept]));
+        for finding in self.scanner.push(&bytes[..kept]) {
+            self.found += 1;
+            if self.found <= FINDINGS_LIMIT {
+                self.findings.push_back(finding);
+            }
+        }
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split('\n');
         if let Some(first) = lines.next() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hmm_harness::config::{Fragments, Profile};
-use hmm_harness::plan::{Wishes, resolve};
+use hmm_harness::plan::{read, resolve};
 use hmm_harness::{embedded, stop};
 
 fn root() -> PathBuf {
@@ -79,8 +79,12 @@ fn plans_are_well_formed_and_their_patches_exist() {
     plans.extend(files("ci/mutants", "yaml"));
     for file in plans {
         let text = fs::read_to_string(&file).unwrap();
-        let plan = resolve(Wishes::default(), Some((&file, &text)), &root(), &fragments.profiles())
-            .unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let mut problems = Vec::new();
+        let wishes = read(&file, &text, &root(), &mut problems);
+        let plan = resolve(wishes, &fragments.profiles());
+        problems.extend(plan.as_ref().err().into_iter().flatten().cloned());
+        assert!(problems.is_empty(), "{problems:#?}");
+        let plan = plan.unwrap();
         for patch in &plan.series {
             assert!(patch.exists(), "{}: {}", file.display(), patch.display());
         }

@@ -77,6 +77,15 @@ impl fmt::Display for TestId {
 }
 
 impl TestId {
+    /// The first kernel that can run it on this kind of device: coherent memory
+    /// came to the driver in 6.0 (`DEV_COHERENT_LOCAL` in lib/test_hmm_uapi.h).
+    pub fn since(&self) -> (u32, u32) {
+        match self.device {
+            Some(Device::Coherent) => self.def().since.max((6, 0)),
+            _ => self.def().since,
+        }
+    }
+
     /// The definition behind the id.
     pub fn def(&self) -> &'static TestDef {
         TESTS.iter().find(|t| t.name == self.name).expect("ids are made from the catalogue")

@@ -44,12 +44,8 @@ impl Lane {
         let line = format!("{major}.{minor}");
         let parts = [&configured.requests_sha256, &configured.toolchain, &line];
         let key = &digest(parts.map(|p| p.as_bytes()))[..16];
-        let (store, log, what) = (ctx.store.clone(), ctx.log.clone(), format!("lane {key}"));
-        let waiting = tokio::task::spawn_blocking(move || store.lock(&what, &log));
-        let lock = tokio::select! {
-            lock = waiting => lock.context("waiting for the lane")??,
-            () = ctx.interrupt.wait() => return Err(Stop::Interrupted),
-        };
+        let what = format!("lane {key}");
+        let lock = ctx.store.lock(&what, &ctx.log, &ctx.interrupt).await?;
         let dir = ctx.store.dir(&format!("lanes/{key}"))?;
         for part in ["src", "obj"] {
             let path = dir.join(part);

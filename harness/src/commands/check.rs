@@ -14,11 +14,11 @@ use anyhow::Context as _;
 
 use super::run_kernel_tests::{Permissions, carry_out, prepare};
 use crate::cli::CheckArgs;
-use crate::context::Context;
+use crate::context::{Context, Session};
 use crate::image::Rootfs;
 use crate::plan::Wishes;
 use crate::proc::Cmd;
-use crate::progress::seconds;
+use crate::progress::{say, seconds};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 
@@ -34,7 +34,7 @@ struct Step {
 ///
 /// # Errors
 /// When it is not run in a checkout, or is interrupted.
-pub async fn run(ctx: &Context, args: &CheckArgs) -> Result<u8, Stop> {
+pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let checkout = rundir::checkout(&cwd).ok_or_else(|| {
         Stop::usage(Problem::new("check", "this is not a checkout of hmm-harness").hint(
@@ -42,6 +42,7 @@ pub async fn run(ctx: &Context, args: &CheckArgs) -> Result<u8, Stop> {
         ))
     })?;
     let permissions = Permissions { yes: args.yes, refresh: false };
+    let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
 
     let mut steps = Vec::new();
@@ -51,7 +52,7 @@ pub async fn run(ctx: &Context, args: &CheckArgs) -> Result<u8, Stop> {
     for rootfs in [Rootfs::Virtme, Rootfs::Initramfs] {
         let wishes = Wishes { rootfs: Some(rootfs), ..Wishes::default() };
         let name = format!("6.12, every test, {}", rootfs.as_str());
-        steps.push(kernel(ctx, &name, wishes, None, permissions, &checkout).await?);
+        steps.push(kernel(session, &name, wishes, None, permissions, &checkout).await?);
     }
     let mut folders = vec!["ci/plans/negative"];
     if args.full {
@@ -61,7 +62,8 @@ pub async fn run(ctx: &Context, args: &CheckArgs) -> Result<u8, Stop> {
         for plan in plans(&checkout.join(folder))? {
             let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
             steps.push(
-                kernel(ctx, &name, Wishes::default(), Some(&plan), permissions, &checkout).await?,
+                kernel(session, &name, Wishes::default(), Some(&plan), permissions, &checkout)
+                    .await?,
             );
         }
     }
@@ -97,26 +99,26 @@ async fn cargo(ctx: &Context, checkout: &Path, words: &[&str]) -> Result<Step, S
             cmd = cmd.env(name, value);
         }
     }
-    let ended = cmd.run(&ctx.interrupt, |line| eprintln!("{line}")).await?;
+    let ended = cmd.run(&ctx.interrupt, |line| say(line)).await?;
     let wrong = (!ended.success()).then(|| ended.tail.join("\n"));
     Ok(Step { name: format!("cargo {}", words.join(" ")), took: start.elapsed(), wrong })
 }
 
 async fn kernel(
-    ctx: &Context,
+    session: &Session,
     name: &str,
     wishes: Wishes,
     plan: Option<&Path>,
     permissions: Permissions,
     cwd: &Path,
 ) -> Result<Step, Stop> {
-    eprintln!("check    {name}");
+    say(format_args!("check    {name}"));
     let start = Instant::now();
     let wrong = match prepare(wishes, plan, cwd) {
         Err(stop) => Some(stop.to_string()),
         Ok(prepared) => {
-            let (results, dir) = carry_out(ctx, &prepared, permissions, cwd).await?;
-            ctx.interrupt.check()?;
+            let (results, dir) = carry_out(session, &prepared, permissions, cwd).await?;
+            session.interrupt.check()?;
             (results.exit_code != 0).then(|| crate::report::summary(&results, &dir))
         }
     };

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::Context as _;
 
 use crate::cli::DoctorArgs;
-use crate::context::Context;
+use crate::context::Session;
 use crate::machine::{self, Accel};
 use crate::packages::{self, Finding, State};
 use crate::stop::{FAULT, Stop};
@@ -14,7 +14,8 @@ use crate::stop::{FAULT, Stop};
 ///
 /// # Errors
 /// When packages cannot be installed, or the user stops us.
-pub async fn run(ctx: &Context, args: &DoctorArgs) -> Result<u8, Stop> {
+pub async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Stop> {
+    let ctx = &session.context()?;
     let missing = packages::missing();
     if args.yes && !missing.is_empty() {
         packages::install(ctx, true, &missing).await?;

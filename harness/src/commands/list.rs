@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use anyhow::Context as _;
-use hmm_protocol::{Device, TestId};
+use hmm_protocol::TestId;
 
 use crate::cli::ListArgs;
 use crate::config::Fragments;
@@ -18,8 +18,8 @@ use crate::stop::Stop;
 pub fn run(args: &ListArgs) -> Result<u8, Stop> {
     let wishes = Wishes { filter: args.filter.clone(), ..Wishes::default() };
     let fragments = Fragments::of(embedded::files());
-    let plan = resolve(wishes, None, &super::cwd()?, &fragments.profiles())
-        .map_err(|problems| Stop::Usage { problems })?;
+    let plan =
+        resolve(wishes, &fragments.profiles()).map_err(|problems| Stop::Usage { problems })?;
     std::io::stdout().write_all(table(&plan.test_ids()).as_bytes()).context("standard output")?;
     Ok(0)
 }
@@ -28,12 +28,7 @@ fn table(tests: &[TestId]) -> String {
     let mut text = format!("{:<40} {:<6} {:<32} {}\n", "TEST", "SINCE", "NEEDS", "WHAT IT SHOWS");
     for test in tests {
         let def = test.def();
-        // Device-coherent memory came to the driver in 6.0 (`DEVICE_COHERENT`
-        // in lib/test_hmm_uapi.h).
-        let since = match test.device {
-            Some(Device::Coherent) => def.since.max((6, 0)),
-            _ => def.since,
-        };
+        let since = test.since();
         let mut needs: Vec<&str> = def.ioctls.to_vec();
         needs.extend(def.needs);
         text.push_str(&format!(

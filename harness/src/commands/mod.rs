@@ -11,25 +11,24 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::context::Context;
+use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::stop::Stop;
-use crate::store::Store;
 
-/// The context of a command that shows its progress on standard error.
+/// A session that shows its progress on standard error.
 ///
 /// # Errors
-/// When the store cannot be made, or signals not listened for.
-pub fn context() -> Result<Context, Stop> {
+/// When signals cannot be listened for.
+pub fn session() -> Result<Session, Stop> {
     let mut progress = Progress::default();
     let log = Log::new(move |event| {
         if let Some(line) = progress.line(event) {
-            eprintln!("{line}");
+            say(line);
         }
     });
-    Ok(Context { store: Store::of_user()?, log, interrupt: Interrupt::listen()? })
+    Ok(Session { log, interrupt: Interrupt::listen()? })
 }
 
 /// The caller's directory, to which paths are relative.

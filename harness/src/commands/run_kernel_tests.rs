@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use hmm_protocol::wire::Abi;
-use hmm_protocol::{Device, TestId};
+use futures_util::FutureExt as _;
+use hmm_protocol::TestId;
 
 use crate::cli::RunArgs;
+use crate::collect::Evidence;
 use crate::config::{Fragments, Profile};
-use crate::context::Context;
-use crate::events::Event;
+use crate::context::{Context, Session};
+use crate::events::{Event, Record};
 use crate::flow::Stage;
 use crate::judge::{KernelInfo, NotApplicable, Results};
 use crate::plan::{Plan, Wishes};
@@ -35,7 +37,7 @@ pub struct Permissions {
 ///
 /// # Errors
 /// What is wrong with the request; everything later is in the results.
-pub async fn run(ctx: &Context, args: &RunArgs) -> Result<u8, Stop> {
+pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let prepared = prepare(args.wishes(), args.plan.as_deref(), &cwd)?;
     if args.dry_run {
@@ -44,7 +46,7 @@ pub async fn run(ctx: &Context, args: &RunArgs) -> Result<u8, Stop> {
         return Ok(0);
     }
     let permissions = Permissions { yes: args.yes, refresh: args.refresh };
-    let (results, dir) = carry_out(ctx, &prepared, permissions, &cwd).await?;
+    let (results, dir) = carry_out(session, &prepared, permissions, &cwd).await?;
     let mut out = std::io::stdout();
     out.write_all(report::summary(&results, &dir).as_bytes()).context("standard output")?;
     Ok(results.exit_code)
@@ -66,31 +68,24 @@ pub struct Prepared {
 /// [`Stop::Usage`].
 pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<Prepared, Stop> {
     let mut problems = Vec::new();
-    let read = plan_file.map(|path| (path, fs::read_to_string(cwd.join(path))));
-    let file = match read {
-        None => None,
-        Some((path, Ok(text))) => Some((path, text)),
+    let from_file = match plan_file.map(|path| (path, fs::read_to_string(cwd.join(path)))) {
+        None => Wishes::default(),
+        Some((path, Ok(text))) => plan::read(path, &text, cwd, &mut problems),
         Some((path, Err(error))) => {
             problems.push(
                 Problem::new("--plan", format!("{}: {error}", path.display()))
                     .hint("name a plan file, such as those in ci/plans"),
             );
-            None
+            Wishes::default()
         }
     };
-    let file = file.as_ref().map(|(path, text)| (*path, text.as_str()));
-
-    // What goes past the plan, and is checked beside it.
-    let mut ignored = Vec::new();
-    let from_file = file
-        .map(|(path, text)| plan::parse_file(path, text, cwd, &mut ignored))
-        .unwrap_or_default();
-    let wishes = options.clone().over(from_file, cwd);
+    let wishes = options.over(from_file, cwd);
     let (out, json) = (wishes.out.clone(), wishes.json.clone());
     problems.extend(out.as_deref().and_then(rundir::check_out));
     problems.extend(json.as_deref().and_then(check_json));
     problems.extend(series::check(&wishes.series));
-    let kernel = wishes.kernel.unwrap_or_else(|| plan::DEFAULT_KERNEL.into());
+
+    let kernel = wishes.kernel.clone().unwrap_or_else(|| plan::DEFAULT_KERNEL.into());
     let source = match Source::parse(&kernel, cwd) {
         Ok(source) => {
             problems.extend(source.check());
@@ -103,7 +98,7 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
     };
 
     let fragments = Fragments::of(embedded::files());
-    let plan = match plan::resolve(options, file, cwd, &fragments.profiles()) {
+    let plan = match plan::resolve(wishes, &fragments.profiles()) {
         Ok(plan) => Some(plan),
         Err(more) => {
             problems.extend(more);
@@ -131,6 +126,9 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
 }
 
 fn check_json(path: &Path) -> Option<Problem> {
+    if path.is_dir() {
+        return Some(Problem::new("--json", format!("{} is a directory", path.display())));
+    }
     let parent = path.parent()?;
     (!parent.is_dir()).then(|| {
         Problem::new("--json", format!("{} is not a directory", parent.display()))
@@ -143,24 +141,38 @@ fn check_json(path: &Path) -> Option<Problem> {
 /// # Errors
 /// When the run directory cannot be made or read; all other errors are results.
 pub async fn carry_out(
-    ctx: &Context,
+    session: &Session,
     prepared: &Prepared,
     permissions: Permissions,
     cwd: &Path,
 ) -> Result<(Results, PathBuf), Stop> {
+    let Session { log, interrupt } = session;
     let dir = rundir::create(prepared.out.as_deref(), cwd)?;
-    ctx.log.record_in(&dir)?;
+    log.record_in(&dir)?;
     let text = serde_yaml::to_string(&prepared.plan).context("the plan")?;
     fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
 
-    let ended = stages(ctx, prepared, permissions, &dir).await.and_then(|()| ctx.log.check());
+    // A bug of ours must not leave a run without results.
+    let ended = AssertUnwindSafe(stages(session, prepared, permissions, &dir))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("a bug of ours: the panic is told above").into()))
+        .and_then(|()| log.check());
     if let Err(stop) = ended {
+        // What a child that the signal has hit too says of its end is no news.
+        let stop = interrupt.check().err().unwrap_or(stop);
         if let Stop::Usage { .. } = stop {
             return Err(stop);
         }
-        ctx.log.emit(Event::Stopped { stop });
+        log.emit(Event::Stopped { stop });
     }
-    let evidence = collect::evidence(&dir)?;
+    let evidence = collect::evidence(&dir).unwrap_or_else(|error| {
+        // Without evidence there is a reason, and nothing else.
+        let stop = Stop::from(error.context("the evidence of this run cannot be read"));
+        let records = vec![Record { t_ms: 0, event: Event::Stopped { stop } }];
+        let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
+        Evidence { plan, records, consoles: Vec::new(), known_issues }
+    });
     let results = judge::judge(&evidence);
     report::write(&results, &dir, prepared.json.as_deref())?;
     Ok((results, dir))
@@ -168,12 +180,13 @@ pub async fn carry_out(
 
 /// The stages from the machine's fitness to the last test.
 async fn stages(
-    ctx: &Context,
+    session: &Session,
     prepared: &Prepared,
     permissions: Permissions,
     dir: &Path,
 ) -> Result<(), Stop> {
     let plan = &prepared.plan;
+    let ctx = &session.context()?;
     machine::ready(ctx, permissions.yes).await?;
     let qemu = machine::qemu(ctx).await?;
     let accelerator = machine::accelerator(ctx, &qemu, plan.accel).await?;
@@ -236,8 +249,7 @@ async fn stages(
     }
 
     let stage = Timed::start(ctx, Stage::Run);
-    let (tests, not_applicable) =
-        applicable(plan.test_ids(), kernel.configured.source.version, &kernel.abi);
+    let (tests, not_applicable) = applicable(plan.test_ids(), kernel.configured.source.version);
     ctx.log.emit(Event::Planned {
         tests: tests.iter().map(TestId::to_string).collect(),
         not_applicable,
@@ -252,43 +264,23 @@ async fn stages(
     Ok(())
 }
 
-/// Sorts out the tests that a kernel cannot have.
+/// Sorts out the tests that a kernel of this version cannot have. Only the
+/// version is asked: what a series takes away from the driver must fail.
 fn applicable(
-    tests: Vec<TestId>,
-    version: (u32, u32, u32),
-    abi: &Abi,
+    mut tests: Vec<TestId>,
+    (major, minor, _): (u32, u32, u32),
 ) -> (Vec<TestId>, Vec<NotApplicable>) {
     let mut not_applicable = Vec::new();
-    let mut keep = tests;
-    keep.retain(|test| match lacks(test, version, abi) {
-        None => true,
-        Some(reason) => {
+    tests.retain(|test| {
+        let since = test.since();
+        let applies = (major, minor) >= since;
+        if !applies {
+            let reason = format!("since {}.{}", since.0, since.1);
             not_applicable.push(NotApplicable { id: test.to_string(), reason });
-            false
         }
+        applies
     });
-    (keep, not_applicable)
-}
-
-/// What a kernel lacks for a test.
-fn lacks(test: &TestId, (major, minor, _): (u32, u32, u32), abi: &Abi) -> Option<String> {
-    let def = test.def();
-    if (major, minor) < def.since {
-        let (major, minor) = def.since;
-        return Some(format!("since {major}.{minor}"));
-    }
-    if test.device == Some(Device::Coherent) && !abi.prots.contains_key("DEV_COHERENT_LOCAL") {
-        return Some("the driver has no device-coherent memory (since 6.0)".into());
-    }
-    // Before 6.0 the only direction was to the device, and CPU faults brought
-    // pages back.
-    let has = |name: &str| {
-        abi.ioctls.contains_key(name)
-            || (name == "MIGRATE_TO_DEV" && abi.ioctls.contains_key("MIGRATE"))
-            || (name == "MIGRATE_TO_SYS" && abi.ioctls.contains_key("MIGRATE"))
-    };
-    let missing = def.ioctls.iter().find(|name| !has(name))?;
-    Some(format!("the driver has no HMM_DMIRROR_{missing}"))
+    (tests, not_applicable)
 }
 
 /// A stage between its start and its end.
@@ -313,39 +305,15 @@ impl<'a> Timed<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hmm_protocol::catalogue;
-
-    fn abi(ioctls: &[&str], coherent: bool) -> Abi {
-        let ioctls = ioctls.iter().map(|n| ((*n).to_owned(), 0)).collect();
-        let mut abi = Abi { ioctls, ..Abi::default() };
-        if coherent {
-            abi.prots.insert("DEV_COHERENT_LOCAL".into(), 0x40);
-        }
-        abi
-    }
+    use hmm_protocol::{Device, catalogue};
 
     #[test]
     fn each_kernel_gets_the_tests_that_apply_to_it() {
-        let of_5_8 = abi(&["READ", "WRITE", "MIGRATE", "SNAPSHOT"], false);
-        let (tests, others) = applicable(catalogue::all(), (5, 8, 0), &of_5_8);
+        let (tests, others) = applicable(catalogue::all(), (5, 8, 0));
         assert_eq!(tests.len() + others.len(), 58);
         assert!(tests.iter().all(|t| t.device == Some(Device::Private)));
         assert!(!tests.iter().any(|t| t.name.contains("exclusive")));
-
-        let of_6_12 = abi(
-            &[
-                "READ",
-                "WRITE",
-                "MIGRATE_TO_DEV",
-                "MIGRATE_TO_SYS",
-                "SNAPSHOT",
-                "EXCLUSIVE",
-                "CHECK_EXCLUSIVE",
-                "RELEASE",
-            ],
-            true,
-        );
-        let (tests, others) = applicable(catalogue::all(), (6, 12, 117), &of_6_12);
+        let (tests, others) = applicable(catalogue::all(), (6, 12, 117));
         assert_eq!((tests.len(), others.len()), (58, 0));
     }
 }

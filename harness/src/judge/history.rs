@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hmm_protocol::wire::{GuestMessage, Health, Outcome};
+use hmm_protocol::wire::{GuestMessage, Health, Outcome, Sealed};
 
 use super::{KernelEvent, KernelInfo, MachineInfo, NotApplicable, Timing};
 use crate::collect::Evidence;
@@ -20,7 +20,7 @@ pub(super) struct History {
     pub(super) timing: Timing,
     pub(super) planned: Vec<String>,
     pub(super) not_applicable: Vec<NotApplicable>,
-    /// What happened to each test, each time it was started.
+    /// What happened to each test, each time it had its turn.
     pub(super) attempts: BTreeMap<String, Vec<Attempt>>,
     /// Complaints outside any test.
     pub(super) kernel_events: Vec<KernelEvent>,
@@ -31,10 +31,12 @@ pub(super) struct History {
     pub(super) ended_in_the_middle: bool,
 }
 
-/// One start of a test.
+/// One turn of a test, from the order to run it.
 #[derive(Debug)]
 pub(super) struct Attempt {
     vm: u32,
+    /// Whether its process was seen.
+    pub(super) begun: bool,
     /// The agent's last word on it.
     pub(super) said: Option<Said>,
     /// Why its VM is gone.
@@ -73,6 +75,7 @@ impl History {
         let mut history = History { ended_in_the_middle: true, ..History::default() };
         let mut first_start = None;
         let mut vm_started = 0;
+        let mut session = Session::default();
         for record in &evidence.records {
             history.timing.total_ms = record.t_ms;
             match &record.event {
@@ -84,8 +87,7 @@ impl History {
                         _ => {}
                     }
                     // The last stage that is written down before it is judged.
-                    let last = evidence.plan.until.min(Stage::Run);
-                    history.ended_in_the_middle &= *stage != last;
+                    history.ended_in_the_middle &= *stage != evidence.plan.until;
                 }
                 Event::Kernel(info) => history.kernel = info.clone(),
                 Event::Machine(info) => history.machine = info.clone(),
@@ -93,7 +95,23 @@ impl History {
                     history.planned.clone_from(tests);
                     history.not_applicable.clone_from(not_applicable);
                 }
-                Event::VmStarted { vm: 0, .. } => vm_started = record.t_ms,
+                Event::VmStarted { vm, nonce, .. } => {
+                    session = Session { nonce: nonce.clone(), ..Session::default() };
+                    if *vm == 0 {
+                        vm_started = record.t_ms;
+                    }
+                }
+                Event::Ordered { vm, id } => {
+                    history.attempts.entry(id.clone()).or_default().push(Attempt {
+                        vm: *vm,
+                        begun: false,
+                        said: None,
+                        end: None,
+                        complaints: Vec::new(),
+                        console_closed: false,
+                    });
+                }
+                Event::Frame { sealed, .. } if !session.accepts(sealed) => {}
                 Event::Frame { vm, sealed } => match &sealed.message {
                     GuestMessage::Hello { .. } if *vm == 0 => {
                         history.timing.boot_ms = record.t_ms.saturating_sub(vm_started);
@@ -103,16 +121,12 @@ impl History {
                     }
                     GuestMessage::Started { id, .. } => {
                         first_start.get_or_insert(record.t_ms);
-                        history.attempts.entry(id.clone()).or_default().push(Attempt {
-                            vm: *vm,
-                            said: None,
-                            end: None,
-                            complaints: Vec::new(),
-                            console_closed: false,
-                        });
+                        if let Some(attempt) = history.attempt(*vm, id) {
+                            attempt.begun = true;
+                        }
                     }
                     GuestMessage::Finished { id, outcome, duration_us, health } => {
-                        history.finished(id, outcome, *duration_us, health);
+                        history.finished(*vm, id, outcome, *duration_us, health);
                         let begun = first_start.unwrap_or(record.t_ms);
                         history.timing.tests_ms = record.t_ms.saturating_sub(begun);
                     }
@@ -123,10 +137,7 @@ impl History {
                     history.stop = Some(stop.clone());
                     history.ended_in_the_middle = false;
                 }
-                Event::StageStarted { .. }
-                | Event::Progress { .. }
-                | Event::Note { .. }
-                | Event::VmStarted { .. } => {}
+                Event::StageStarted { .. } | Event::Progress { .. } | Event::Note { .. } => {}
             }
         }
         history.timing.ready_ms = first_start.unwrap_or(0);
@@ -136,10 +147,17 @@ impl History {
         history
     }
 
-    fn finished(&mut self, id: &str, outcome: &Outcome, duration_us: u64, health: &Health) {
+    fn finished(
+        &mut self,
+        vm: u32,
+        id: &str,
+        outcome: &Outcome,
+        duration_us: u64,
+        health: &Health,
+    ) {
         // The first word stands, and one about a test that never started is
         // none.
-        if let Some(attempt) = self.attempts.get_mut(id).and_then(|all| all.last_mut()) {
+        if let Some(attempt) = self.attempt(vm, id).filter(|attempt| attempt.begun) {
             attempt.said.get_or_insert(Said {
                 outcome: outcome.clone(),
                 duration_us,
@@ -154,7 +172,12 @@ impl History {
             blamed |= attempt.said.is_none();
             attempt.end = Some(end.clone());
         }
-        let in_order = matches!(end, VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted);
+        // What QEMU does by itself is forgiven once, and stops the run the
+        // second time: no kernel is to blame.
+        let in_order = matches!(
+            end,
+            VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted | VmEnd::QemuGone { .. }
+        );
         // A machine that never came up is forgiven or told by the stop itself.
         let had_tests = self.attempts.values().flatten().any(|a| a.vm == vm);
         if !in_order && !blamed && had_tests {
@@ -194,5 +217,22 @@ impl History {
 
     fn attempt(&mut self, vm: u32, id: &str) -> Option<&mut Attempt> {
         self.attempts.get_mut(id)?.iter_mut().find(|a| a.vm == vm)
+    }
+}
+
+/// Which frames of a start count: those with its nonce, without a gap. What
+/// comes after the first that is neither is not listened to.
+#[derive(Debug, Default)]
+struct Session {
+    nonce: String,
+    next: u64,
+    broken: bool,
+}
+
+impl Session {
+    fn accepts(&mut self, sealed: &Sealed) -> bool {
+        self.broken |= sealed.nonce != self.nonce || sealed.seq != self.next;
+        self.next += 1;
+        !self.broken
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{TestResult, Verdict};
+use super::{Check, TestResult, Verdict};
 use crate::embedded;
 
 /// Where they are written down, in the repository.
@@ -45,15 +45,20 @@ pub struct KernelRange {
 }
 
 impl KnownIssue {
-    /// Whether it explains a result on a kernel of this release. `said` are
-    /// the exact words of the failure.
-    pub(super) fn covers(&self, result: &TestResult, said: &[String], release: &str) -> bool {
+    /// Whether it explains all of a result on a kernel of this release. `said`
+    /// are the exact words of a failed assertion.
+    pub(super) fn covers(&self, result: &TestResult, said: Option<&str>, release: &str) -> bool {
         let tested = version(release);
+        let is_assertion = said == Some(self.matches.as_str());
+        let only_said = result.kernel_events.is_empty() && result.checks.taint != Check::Bad;
+        let only_complaint = !result.kernel_events.is_empty()
+            && result.kernel_events.iter().all(|event| event.title == self.matches)
+            && said.is_none();
         self.test == result.id
             && self.verdict == result.verdict
             && version(&self.kernel.from) <= tested
             && tested < version(&self.kernel.until)
-            && said.contains(&self.matches)
+            && ((is_assertion && only_said) || only_complaint)
     }
 }
 
@@ -77,6 +82,7 @@ fn version(release: &str) -> (u32, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::KernelEvent;
     use crate::judge::tests::result;
 
     #[test]
@@ -97,14 +103,22 @@ mod tests {
             look_again: "2027-01-01".into(),
         };
         let failed = result("hmm.migrate.private", Verdict::Failed);
-        let said = ["the mirror's data".to_owned()];
-        assert!(issue.covers(&failed, &said, "6.12.117"));
-        assert!(!issue.covers(&failed, &said, "6.13.0"), "the range has an end");
-        assert!(!issue.covers(&failed, &said, "6.0.9"), "and a beginning");
-        assert!(!issue.covers(&failed, &["cpages of MIGRATE".into()], "6.12.117"));
+        let said = Some("the mirror's data");
+        assert!(issue.covers(&failed, said, "6.12.117"));
+        assert!(!issue.covers(&failed, said, "6.13.0"), "the range has an end");
+        assert!(!issue.covers(&failed, said, "6.0.9"), "and a beginning");
+        assert!(!issue.covers(&failed, Some("cpages of MIGRATE"), "6.12.117"));
         let crashed = result("hmm.migrate.private", Verdict::Crashed);
-        assert!(!issue.covers(&crashed, &said, "6.12.117"));
+        assert!(!issue.covers(&crashed, said, "6.12.117"));
+        let mut with_a_report = failed.clone();
+        with_a_report.kernel_events.push(KernelEvent {
+            id: "kasan".into(),
+            class: "sanitizer".into(),
+            title: "BUG: KASAN: use-after-free in f".into(),
+            line: 1,
+        });
+        assert!(!issue.covers(&with_a_report, said, "6.12.117"), "the report is news");
         let other = result("hmm.migrate.coherent", Verdict::Failed);
-        assert!(!issue.covers(&other, &said, "6.12.117"));
+        assert!(!issue.covers(&other, said, "6.12.117"));
     }
 }

@@ -8,8 +8,6 @@ mod history;
 mod known;
 mod results;
 
-use std::collections::BTreeMap;
-
 use hmm_protocol::wire::{Failure, Outcome};
 
 pub use known::{KernelRange, KnownIssue, known_issues};
@@ -22,7 +20,7 @@ use crate::flow::Stage;
 use crate::plan::Expect;
 use crate::run::describe;
 use crate::stop::{self, Stop};
-use history::{Attempt, History, Said};
+use history::{Attempt, Complaint, History, Said};
 
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Results {
@@ -33,7 +31,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         let known = evidence
             .known_issues
             .iter()
-            .find(|issue| issue.covers(&result, &said, &history.kernel.release));
+            .find(|issue| issue.covers(&result, said.as_deref(), &history.kernel.release));
         result.as_expected = result.verdict == Verdict::Passed || known.is_some();
         result.known_issue = known.map(|issue| issue.id.clone());
         tests.push(result);
@@ -62,7 +60,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         None => stop::AS_EXPECTED,
     };
     if let Some(expect) = &evidence.plan.expect {
-        let differences = against(expect, exit_code, &reasons, &mut tests, &history.kernel_events);
+        let differences = against(expect, exit_code, &reasons, &mut tests, &history);
         if differences.is_empty() {
             exit_code = stop::AS_EXPECTED;
         } else if exit_code <= stop::NOT_AS_EXPECTED {
@@ -86,8 +84,8 @@ pub fn judge(evidence: &Evidence) -> Results {
     }
 }
 
-/// The verdict on one test, and the exact words of its failure.
-fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Vec<String>) {
+/// The verdict on one test, and the exact words of its failed assertion.
+fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Option<String>) {
     let (name, device) = split_id(id);
     let mut result = TestResult {
         id: id.to_owned(),
@@ -107,13 +105,13 @@ fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Vec<String
     };
     let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
     result.attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
-    let Some(attempt) = attempts.last() else { return (result, Vec::new()) };
+    let Some(attempt) = attempts.last() else { return (result, None) };
 
-    result.kernel_events = attempt.complaints.iter().map(|c| c.event.clone()).collect();
-    let worst = attempt.complaints.iter().map(|c| c.severity).max();
-    let (verdict, reason, words) = from_the_test(attempt, worst);
-    let mut said: Vec<String> = attempt.complaints.iter().map(|c| c.event.title.clone()).collect();
-    said.extend(words);
+    // A test that had another turn does not lose what was said in the first.
+    let complaints: Vec<&Complaint> = attempts.iter().flat_map(|a| &a.complaints).collect();
+    result.kernel_events = complaints.iter().map(|c| c.event.clone()).collect();
+    let worst = complaints.iter().max_by_key(|c| c.severity).copied();
+    let (verdict, reason, said) = from_the_test(attempt, worst);
 
     result.checks.data = match (&attempt.said, verdict) {
         (_, Verdict::NotRun | Verdict::Skipped) => Check::None,
@@ -121,7 +119,7 @@ fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Vec<String
         _ => Check::Bad,
     };
     result.checks.console = match &attempt.said {
-        _ if !attempt.complaints.is_empty() => Check::Bad,
+        _ if !complaints.is_empty() => Check::Bad,
         Some(_) if attempt.console_closed => Check::Ok,
         Some(_) => Check::Bad,
         None => Check::None,
@@ -131,51 +129,51 @@ fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Vec<String
         Some(said) if said.is_healthy() => Check::Ok,
         Some(_) => Check::Bad,
     };
-    (result.verdict, result.reason) = match verdict {
-        Verdict::Passed if worst == Some(Severity::Fatal) => {
-            (Verdict::Crashed, attempt.complaints[0].event.title.clone())
+    (result.verdict, result.reason) = match (verdict, worst) {
+        (Verdict::Passed, Some(complaint)) if complaint.severity == Severity::Fatal => {
+            (Verdict::Crashed, complaint.event.title.clone())
         }
-        Verdict::Passed if result.checks.console == Check::Bad => {
-            match attempt.complaints.first() {
-                Some(complaint) => (Verdict::Failed, complaint.event.title.clone()),
-                None => (Verdict::Failed, "the console fell silent before the test's end".into()),
-            }
+        (Verdict::Passed, Some(complaint)) => (Verdict::Failed, complaint.event.title.clone()),
+        (Verdict::Passed, None) if result.checks.console == Check::Bad => {
+            (Verdict::Failed, "the console fell silent before the test's end".into())
         }
-        Verdict::Passed if result.checks.taint == Check::Bad => {
+        (Verdict::Passed, None) if result.checks.taint == Check::Bad => {
             (Verdict::Failed, "the kernel's taint or its warning counters changed".into())
         }
-        other => (other, reason),
+        (other, _) => (other, reason),
     };
     result.duration_ms = attempt.said.as_ref().map_or(0, |s| s.duration_us / 1000);
     (result, said)
 }
 
-/// What the test's own end says, before the kernel is asked. Also the exact
-/// words of a failed assertion.
-fn from_the_test(attempt: &Attempt, worst: Option<Severity>) -> (Verdict, String, Option<String>) {
-    let crash = || attempt.complaints.first().map(|c| c.event.title.clone());
+/// What the test's own end says. Also the exact words of a failed assertion.
+fn from_the_test(
+    attempt: &Attempt,
+    worst: Option<&Complaint>,
+) -> (Verdict, String, Option<String>) {
+    let fatal = worst.filter(|c| c.severity == Severity::Fatal);
+    let title = |complaint: &Complaint| complaint.event.title.clone();
     let Some(said) = &attempt.said else {
+        let so_far = if attempt.begun { "started and did not finish" } else { "did not start" };
         let end = attempt.end.as_ref().map_or_else(
             || "the harness ended in the middle of it".to_owned(),
-            |end| format!("it started and did not finish: {}", describe(end)),
+            |end| format!("it {so_far}: {}", describe(end)),
         );
-        return match &attempt.end {
-            Some(VmEnd::Interrupted | VmEnd::QemuGone { .. }) | None => {
+        return match (&attempt.end, worst) {
+            (Some(VmEnd::Interrupted) | None, _) | (Some(VmEnd::QemuGone { .. }), None) => {
                 (Verdict::NotRun, end, None)
             }
             // A dead kernel is a crash, whatever deadline found it.
-            Some(VmEnd::Deadline { .. }) if worst != Some(Severity::Fatal) => {
-                (Verdict::TimedOut, crash().unwrap_or(end), None)
+            (Some(VmEnd::Deadline { .. }), _) if fatal.is_none() => {
+                (Verdict::TimedOut, worst.map_or(end, title), None)
             }
-            Some(_) => (Verdict::Crashed, crash().unwrap_or(end), None),
+            (Some(_), _) => (Verdict::Crashed, worst.map_or(end, title), None),
         };
     };
     match &said.outcome {
         Outcome::Passed => (Verdict::Passed, String::new(), None),
         Outcome::Skipped { reason } => (Verdict::Skipped, reason.clone(), None),
-        _ if worst == Some(Severity::Fatal) => {
-            (Verdict::Crashed, crash().unwrap_or_default(), None)
-        }
+        _ if fatal.is_some() => (Verdict::Crashed, fatal.map(title).unwrap_or_default(), None),
         Outcome::Failed(failure) => {
             (Verdict::Failed, words_of(failure), Some(failure.message.clone()))
         }
@@ -205,43 +203,45 @@ fn words_of(failure: &Failure) -> String {
     text
 }
 
-/// What differs from what the plan expects.
+/// What differs from what the plan expects. What it does not speak of must be
+/// good.
 fn against(
     expect: &Expect,
     exit_code: u8,
     reasons: &[String],
     tests: &mut [TestResult],
-    kernel_events: &[KernelEvent],
+    history: &History,
 ) -> Vec<String> {
     let mut differences = Vec::new();
     if exit_code != expect.exit_code {
-        differences
-            .push(format!("exit code {exit_code} where the plan expects {}", expect.exit_code));
+        let wanted = expect.exit_code;
+        differences.push(format!("exit code {exit_code} where the plan expects {wanted}"));
     }
-    let by_id: BTreeMap<&String, &Verdict> = expect.verdicts.iter().collect();
     for test in tests.iter_mut() {
-        let wanted = by_id.get(&test.id).map_or(Verdict::Passed, |v| **v);
+        let wanted = expect.verdicts.get(&test.id).copied().unwrap_or(Verdict::Passed);
         test.as_expected = test.verdict == wanted;
         if !test.as_expected {
-            differences
-                .push(format!("{} {} where the plan expects {wanted}", test.id, test.verdict));
+            let TestResult { id, verdict, .. } = test;
+            differences.push(format!("{id} {verdict} where the plan expects {wanted}"));
         }
     }
-    for (id, wanted) in by_id {
+    for (id, wanted) in &expect.verdicts {
         if !tests.iter().any(|t| t.id == *id) {
             differences.push(format!("{id} has no verdict where the plan expects {wanted}"));
         }
     }
+    let foreseen = |text: &str| expect.says.iter().any(|words| text.contains(words));
+    let outside = history.kernel_events.iter().map(|event| &event.title);
+    for text in outside.chain(&history.loose_ends).filter(|text| !foreseen(text)) {
+        differences.push(format!("the plan does not expect: {text}"));
+    }
     let mut all = reasons.to_vec();
     all.extend(tests.iter().map(|t| t.reason.clone()));
-    all.extend(
-        tests.iter().flat_map(|t| &t.kernel_events).chain(kernel_events).map(|e| e.title.clone()),
-    );
+    let events = tests.iter().flat_map(|t| &t.kernel_events).chain(&history.kernel_events);
+    all.extend(events.map(|event| event.title.clone()));
     let all = all.join("\n");
-    for words in &expect.says {
-        if !all.contains(words) {
-            differences.push(format!("nothing says {words:?}, as the plan expects"));
-        }
+    for words in expect.says.iter().filter(|words| !all.contains(*words)) {
+        differences.push(format!("nothing says {words:?}, as the plan expects"));
     }
     differences
 }

@@ -5,7 +5,6 @@ use crate::console::Scanner;
 use crate::events::{Event, Record};
 use crate::plan::{Plan, Wishes, resolve};
 use hmm_protocol::wire::{GuestMessage, Health, Sealed};
-use std::path::Path;
 
 /// A result of which only id and verdict matter.
 pub(super) fn result(id: &str, verdict: Verdict) -> TestResult {
@@ -41,7 +40,7 @@ struct Story {
 impl Story {
     fn new() -> Self {
         let wishes = Wishes { tests: vec!["hmm.migrate".into()], ..Wishes::default() };
-        let plan = resolve(wishes, None, Path::new("/"), &["default"]).expect("known tests");
+        let plan = resolve(wishes, &["default"]).expect("known tests");
         let events = vec![
             Event::Planned { tests: vec![A.into(), B.into()], not_applicable: Vec::new() },
             Event::VmStarted { vm: 0, nonce: "n".into(), console_from: 0 },
@@ -50,12 +49,19 @@ impl Story {
     }
 
     fn say(mut self, message: GuestMessage) -> Self {
-        let sealed = Sealed { nonce: "n".into(), seq: 0, message };
+        let frames = self.events.iter().filter(|e| matches!(e, Event::Frame { .. }));
+        let sealed = Sealed { nonce: "n".into(), seq: frames.count() as u64, message };
         self.events.push(Event::Frame { vm: 0, sealed });
         self
     }
 
+    fn ordered(mut self, id: &str) -> Self {
+        self.events.push(Event::Ordered { vm: 0, id: id.into() });
+        self
+    }
+
     fn started(mut self, id: &str) -> Self {
+        self = self.ordered(id);
         self.console.push_str(&format!("hmm-harness: begin {id}\n"));
         self.say(GuestMessage::Started { id: id.into(), pid: 9 })
     }
@@ -305,4 +311,79 @@ fn what_a_plan_expects_turns_red_into_green_and_back() {
     ] {
         assert_eq!(unmet.judged().exit_code, 1);
     }
+}
+
+#[test]
+fn a_frame_of_another_start_is_not_listened_to_nor_what_follows() {
+    let mut story = Story::new().started(A);
+    let forged = Sealed {
+        nonce: "old".into(),
+        seq: 1,
+        message: GuestMessage::Finished {
+            id: A.into(),
+            outcome: Outcome::Passed,
+            duration_us: 1,
+            health: Health::default(),
+        },
+    };
+    story.events.push(Event::Frame { vm: 0, sealed: forged });
+    let end = VmEnd::Agent { what: "a frame that carries another start's nonce".into() };
+    let results = story.ended(end).judged();
+    assert_eq!(results.tests[0].verdict, Verdict::Crashed);
+}
+
+#[test]
+fn a_turn_that_never_began_is_no_crash_of_the_test_that_ran_later() {
+    let mut story = Story::new().passed(A).ordered(B);
+    story.events.push(Event::VmEnded {
+        vm: 0,
+        end: VmEnd::GuestGone { how: "guest-reset".into() },
+        console_to: 0,
+    });
+    story.events.push(Event::VmStarted { vm: 1, nonce: "m".into(), console_from: 0 });
+    story.events.push(Event::Ordered { vm: 1, id: B.into() });
+    let pass = [
+        GuestMessage::Started { id: B.into(), pid: 1 },
+        GuestMessage::Finished {
+            id: B.into(),
+            outcome: Outcome::Passed,
+            duration_us: 1,
+            health: Health::default(),
+        },
+    ];
+    for (seq, message) in (0..).zip(pass) {
+        let sealed = Sealed { nonce: "m".into(), seq, message };
+        story.events.push(Event::Frame { vm: 1, sealed });
+    }
+    let results = story.ended(VmEnd::Done).judged();
+    assert_eq!(results.tests[0].verdict, Verdict::Passed);
+    // This story has no console of the second machine, so it cannot be clean.
+    assert_eq!(results.tests[1].verdict, Verdict::Failed);
+    assert_eq!(results.tests[1].attempts, 2);
+}
+
+#[test]
+fn a_complaint_is_not_forgotten_with_the_machine_that_made_it() {
+    let mut story = Story::new().started(A).console("BUG: KASAN: use-after-free in f+0x0/0x1\n");
+    story.events.push(Event::VmEnded {
+        vm: 0,
+        end: VmEnd::QemuGone { code: 1, tail: Vec::new() },
+        console_to: 0,
+    });
+    let results = story.judged();
+    assert_eq!(results.tests[0].verdict, Verdict::Crashed);
+    assert!(results.tests[0].reason.contains("KASAN"));
+}
+
+#[test]
+fn an_expectation_does_not_excuse_what_it_does_not_speak_of() {
+    let results = Story::new()
+        .started(A)
+        .finished(A, failure(), Health::default())
+        .passed(B)
+        .console("BUG: Bad page state in process x  pfn:1\n")
+        .expecting(1, &[(A, Verdict::Failed)], &[])
+        .ended(VmEnd::Done)
+        .judged();
+    assert_eq!(results.exit_code, 1);
 }

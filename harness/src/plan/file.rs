@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
 use super::{Expect, Wishes};
+use crate::source::Source;
 use crate::stop::Problem;
 
 /// One word, or a list of them.
@@ -29,7 +30,7 @@ impl OneOrMany {
 /// Reads the text of the plan `path`, which is relative to `cwd`. Paths in it
 /// are relative to the file. What is wrong is added to `problems`, and the rest
 /// is read all the same.
-pub fn parse(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) -> Wishes {
+pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) -> Wishes {
     let name = path.display().to_string();
     let keys = match serde_yaml::from_str::<Option<Mapping>>(text) {
         Ok(keys) => keys.unwrap_or_default(),
@@ -47,7 +48,7 @@ pub fn parse(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) -
     let words = |found: Option<OneOrMany>| found.map(OneOrMany::into_vec).unwrap_or_default();
 
     let mut wishes = Wishes {
-        kernel: reader.take("kernel"),
+        kernel: None,
         series: words(reader.take("series")).into_iter().map(|p| base.join(p)).collect(),
         profile: reader.take("profile"),
         rootfs: reader.take("rootfs"),
@@ -62,6 +63,12 @@ pub fn parse(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) -
         json: reader.take::<PathBuf>("json").map(|p| base.join(p)),
         expect: reader.take::<Expect>("expect"),
     };
+    if let Some(text) = reader.take::<String>("kernel") {
+        match Source::parse(&text, base) {
+            Ok(source) => wishes.kernel = Some(source.to_string()),
+            Err(problem) => reader.problem("kernel", problem.what),
+        }
+    }
     wishes.tests.extend(words(reader.take("tests")));
     if let Some(text) = reader.take::<String>("timeout") {
         match humantime::parse_duration(&text) {

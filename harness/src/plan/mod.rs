@@ -19,7 +19,7 @@ use crate::judge::Verdict;
 use crate::machine::Accel;
 use crate::stop::Problem;
 
-pub use file::parse as parse_file;
+pub use file::read;
 pub use select::matches_glob;
 
 /// The source that is tested when none is named.
@@ -109,23 +109,12 @@ pub struct Expect {
     pub says: Vec<String>,
 }
 
-/// Resolves the options and the plan file's text into a plan.
+/// Makes a plan of wishes.
 ///
 /// # Errors
-/// Every problem of both.
-pub fn resolve(
-    options: Wishes,
-    file: Option<(&Path, &str)>,
-    cwd: &Path,
-    profiles: &[&str],
-) -> Result<Plan, Vec<Problem>> {
+/// Every problem they have.
+pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
-    let from_file = match file {
-        Some((path, text)) => file::parse(path, text, cwd, &mut problems),
-        None => Wishes::default(),
-    };
-    let wishes = options.over(from_file, cwd);
-
     let profile = wishes.profile.unwrap_or_else(|| DEFAULT_PROFILE.into());
     if !profiles.contains(&profile.as_str()) {
         problems.push(
@@ -134,6 +123,14 @@ pub fn resolve(
         );
     }
     let tests = select::select(&wishes.tests, &wishes.filter, wishes.device, &mut problems);
+    let until = wishes.until.unwrap_or(Stage::Run);
+    if !Stage::STOPS.contains(&until) {
+        let words: Vec<&str> = Stage::STOPS.iter().map(|s| s.as_str()).collect();
+        problems.push(
+            Problem::new("--until", format!("a run cannot stop after {until}"))
+                .hint(format!("it can after: {}", words.join(", "))),
+        );
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -145,7 +142,7 @@ pub fn resolve(
         accel: wishes.accel.unwrap_or_default(),
         timeout: wishes.timeout.unwrap_or(DEFAULT_TIMEOUT),
         seed: wishes.seed.unwrap_or(1),
-        until: wishes.until.unwrap_or(Stage::Report),
+        until,
         tests: tests.iter().map(TestId::to_string).collect(),
         expect: wishes.expect,
     })
@@ -157,7 +154,9 @@ impl Wishes {
     pub fn over(self, other: Wishes, cwd: &Path) -> Wishes {
         let list =
             |mine: Vec<String>, theirs: Vec<String>| if mine.is_empty() { theirs } else { mine };
-        let absolute = |paths: Vec<PathBuf>| paths.into_iter().map(|p| cwd.join(p)).collect();
+        // A range of a repository is no path.
+        let place = |p: PathBuf| if p.starts_with("git:") { p } else { cwd.join(p) };
+        let absolute = |paths: Vec<PathBuf>| paths.into_iter().map(place).collect();
         // A test that is asked for on the command line is not filtered by what
         // the file has chosen.
         let chosen_here = !self.tests.is_empty() || !self.filter.is_empty();
@@ -211,20 +210,35 @@ mod duration {
 mod tests {
     use super::*;
 
+    /// What becomes of options and the plan plans/p.yaml in /home/me.
+    fn resolve_with(options: Wishes, text: &str) -> Result<Plan, Vec<String>> {
+        let mut problems = Vec::new();
+        let cwd = Path::new("/home/me");
+        let file = read(Path::new("plans/p.yaml"), text, cwd, &mut problems);
+        let plan = resolve(options.over(file, cwd), &["default"]);
+        problems.extend(plan.as_ref().err().into_iter().flatten().cloned());
+        let words = |p: &Problem| format!("{}: {}", p.at, p.what);
+        if problems.is_empty() {
+            Ok(plan.expect("no problem"))
+        } else {
+            Err(problems.iter().map(words).collect())
+        }
+    }
+
     fn resolve_text(text: &str) -> Result<Plan, Vec<String>> {
-        resolve(
-            Wishes::default(),
-            Some((Path::new("plans/p.yaml"), text)),
-            Path::new("/home/me"),
-            &["default"],
-        )
-        .map_err(|problems| problems.iter().map(|p| format!("{}: {}", p.at, p.what)).collect())
+        resolve_with(Wishes::default(), text)
+    }
+
+    #[test]
+    fn paths_of_a_plan_are_relative_to_it() {
+        let plan = resolve_text("kernel: git:../linux\nseries: a.patch\n").expect("well formed");
+        assert_eq!(plan.kernel, "git:/home/me/plans/../linux");
+        assert_eq!(plan.series, [Path::new("/home/me/plans/a.patch")]);
     }
 
     #[test]
     fn nothing_asked_for_is_everything() {
-        let plan =
-            resolve(Wishes::default(), None, Path::new("/"), &["default"]).expect("defaults");
+        let plan = resolve(Wishes::default(), &["default"]).expect("defaults");
         assert_eq!(plan.tests.len(), 58);
         assert_eq!(plan.kernel, DEFAULT_KERNEL);
     }
@@ -234,13 +248,7 @@ mod tests {
         let plan = resolve_text("test: hmm.migrate\ntimeout: 1m 5s\nseries: [a.patch]\nexpect: {exit_code: 1, verdicts: {hmm.migrate.private: failed}}\n").expect("well formed");
         assert_eq!(plan.series, [Path::new("/home/me/plans/a.patch")]);
         let text = serde_yaml::to_string(&plan).expect("plain data");
-        let again = resolve(
-            Wishes::default(),
-            Some((Path::new("/x/plan.yaml"), &text)),
-            Path::new("/"),
-            &["default"],
-        );
-        assert_eq!(again, Ok(plan));
+        assert_eq!(resolve_text(&text), Ok(plan));
     }
 
     #[test]
@@ -270,13 +278,7 @@ mod tests {
             seed: Some(7),
             ..Wishes::default()
         };
-        let plan = resolve(
-            options,
-            Some((Path::new("p.yaml"), "test: hmm.exclusive\nseed: 3\n")),
-            Path::new("/"),
-            &["default"],
-        )
-        .expect("well formed");
+        let plan = resolve_with(options, "test: hmm.exclusive\nseed: 3\n").expect("well formed");
         assert_eq!(plan.tests, ["hmm.migrate.private"]);
         assert_eq!(plan.seed, 7);
     }

@@ -28,7 +28,7 @@ pub(super) async fn fetch(
         return Ok((tree, exact, true));
     }
     let dir = ctx.store.dir("debian")?;
-    let _lock = ctx.store.lock("debian", &ctx.log)?;
+    let _lock = ctx.store.lock("debian", &ctx.log, &ctx.interrupt).await?;
     // Another run may have brought it while this one waited.
     if !refresh && let Some((tree, exact)) = known(&ctx.store, package)? {
         return Ok((tree, exact, true));

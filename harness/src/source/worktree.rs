@@ -51,7 +51,8 @@ pub(super) async fn tracked(
     place: &Place,
     top: &Path,
 ) -> Result<TreeId, Stop> {
-    let _lock = ctx.store.lock(&format!("copy of {}", name(top)), &ctx.log)?;
+    let what = format!("copy of {}", name(top));
+    let _lock = ctx.store.lock(&what, &ctx.log, &ctx.interrupt).await?;
     let mut view = View::of(ctx, git, top, place.file_mode)?;
     let index = view.index.clone();
     view.index = copy_index(place, &view)?;
@@ -74,7 +75,8 @@ pub(super) async fn tracked(
 
 /// The tree of a directory's files, without what its own rules ignore.
 pub(super) async fn plain(ctx: &Context, git: &Git, top: &Path) -> Result<TreeId, Stop> {
-    let _lock = ctx.store.lock(&format!("copy of {}", name(top)), &ctx.log)?;
+    let what = format!("copy of {}", name(top));
+    let _lock = ctx.store.lock(&what, &ctx.log, &ctx.interrupt).await?;
     let view = View::of(ctx, git, top, true)?;
     let rules = rules(git, top)?;
     let list = |which: &[&str]| -> Result<Vec<Vec<u8>>> {
