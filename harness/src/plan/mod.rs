@@ -100,8 +100,8 @@ pub struct Plan {
 pub struct Expect {
     /// The exit code that the run would have without this expectation.
     pub exit_code: u8,
-    /// Verdicts by id; every test that is not named must have passed, if any
-    /// was judged at all.
+    /// Verdicts by id; every test that is not named must have passed, where the
+    /// kernel can be judged at all.
     #[serde(default)]
     pub verdicts: BTreeMap<String, Verdict>,
     /// Words that must stand in the reasons: of the run, or of a test.
