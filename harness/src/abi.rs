@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use hmm_protocol::wire::Abi;
 
 use crate::context::Context;
@@ -65,7 +65,14 @@ pub async fn read(ctx: &Context, src: &Path, obj: &Path) -> Result<Abi, Stop> {
         ));
     }
     let listing = fs::read_to_string(&listing).context("the compiler wrote no assembler text")?;
-    Ok(values(&listing))
+    let abi = values(&listing).map_err(|line| anyhow!("the compiler's answer {line:?}"))?;
+    let answered = abi.cmd_size > 0
+        && abi.cmd_offsets.len() == names.members.len()
+        && abi.prots.len() == names.prots.len();
+    if !answered {
+        return Err(anyhow!("the compiler did not answer all that was asked of {HEADER}").into());
+    }
+    Ok(abi)
 }
 
 /// The names that a header has.
@@ -221,19 +228,19 @@ fn program(names: &Names, header: &Path) -> String {
     c
 }
 
-/// Reads the values from the assembler text.
-fn values(listing: &str) -> Abi {
+/// Reads the values from the assembler text, or returns the line that has none.
+fn values(listing: &str) -> Result<Abi, &str> {
     let mut abi = Abi::default();
     for line in listing.lines() {
         let Some((_, said)) = line.split_once(".ascii \"->") else { continue };
         let mut words = said.trim_end_matches('"').split_whitespace();
         let (Some(kind), Some(name), Some(value)) = (words.next(), words.next(), words.next())
         else {
-            continue;
+            return Err(line);
         };
         // An immediate operand: `$24` on x86.
-        let Some(value) = value.trim_start_matches(['$', '#']).parse::<i64>().ok() else {
-            continue;
+        let Ok(value) = value.trim_start_matches(['$', '#']).parse::<i64>() else {
+            return Err(line);
         };
         let value = value.cast_unsigned();
         match kind {
@@ -244,10 +251,10 @@ fn values(listing: &str) -> Abi {
                 // Snapshots hold one byte for each page.
                 abi.prots.insert(name.to_owned(), u8::try_from(value).unwrap_or(u8::MAX));
             }
-            _ => {}
+            _ => return Err(line),
         }
     }
-    abi
+    Ok(abi)
 }
 
 fn insert(map: &mut BTreeMap<String, u64>, name: &str, value: u64) {
@@ -327,7 +334,8 @@ enum {
         let listing = "#APP\n# 9 \"abi.c\" 1\n\n.ascii \"->size hmm_dmirror_cmd $40\"\n# 0 \"\" 2\n\
                        .ascii \"->offset ptr $8\"\n.ascii \"->ioctl READ $3223865344\"\n\
                        .ascii \"->prot ERROR $255\"\n.ascii \"other\"\n";
-        let abi = values(listing);
+        let abi = values(listing).expect("well formed");
+        assert_eq!(values(".ascii \"->prot ERROR %rax\""), Err(".ascii \"->prot ERROR %rax\""));
         assert_eq!(abi.cmd_size, 40);
         assert_eq!(abi.cmd_offsets["ptr"], 8);
         assert_eq!(abi.ioctls["READ"], 0xc028_4800);

@@ -83,6 +83,7 @@ pub async fn tests(
     let mut closed = tests.is_empty();
     while !closed {
         let mut vm = starts.ready(console, tests).await?;
+        let mut nobodys_fault = false;
         let end = loop {
             let Some((test, rest)) = waiting.split_first() else {
                 break finish(&mut vm, options).await?;
@@ -95,7 +96,7 @@ pub async fn tests(
                 // Nobody in the guest is to blame: the test gets its turn
                 // again.
                 After::Over { end: end @ VmEnd::QemuGone { .. }, told: false, .. } => {
-                    starts.forgive(&end)?;
+                    nobodys_fault = true;
                     break end;
                 }
                 // What the test before it left behind has ended the machine.
@@ -112,10 +113,13 @@ pub async fn tests(
         // A session that QEMU left without its last word is closed by another.
         closed = waiting.is_empty();
         if closed && matches!(end, VmEnd::QemuGone { .. }) {
-            starts.forgive(&end)?;
+            nobodys_fault = true;
             closed = false;
         }
-        console = vm.end(end).await?;
+        console = vm.end(end.clone()).await?;
+        if nobodys_fault {
+            starts.forgive(&end)?;
+        }
         ctx.log.check()?;
         ctx.interrupt.check()?;
     }
@@ -170,6 +174,10 @@ impl<'a> Starts<'a> {
         let boot = BOOT_DEADLINE.mul_f64(self.options.time_scale);
         match answer(vm, "boot", boot).await? {
             Ok(GuestMessage::Hello { protocol: VERSION, .. }) => {}
+            Ok(GuestMessage::Hello { protocol, .. }) => {
+                let what = format!("it speaks protocol {protocol} where {VERSION} is spoken here");
+                return Ok(Some(VmEnd::Agent { what }));
+            }
             Ok(other) => return Ok(Some(unexpected(&other))),
             Err(end) => return Ok(Some(end)),
         }
@@ -179,7 +187,7 @@ impl<'a> Starts<'a> {
             Ok(GuestMessage::Prepared { tests: known, .. }) => {
                 match tests.iter().find(|t| !known.iter().any(|k| k == t.name)) {
                     None => Ok(None),
-                    Some(test) => Err(anyhow::anyhow!("the guest has no test {test}").into()),
+                    Some(test) => Ok(Some(VmEnd::Agent { what: format!("it has no test {test}") })),
                 }
             }
             // It is this kernel that cannot do what every guest needs.
@@ -235,17 +243,20 @@ async fn run_one(vm: &mut Vm<'_>, job: &Job, options: Options) -> Result<After, 
     let mut deadline = Deadline::new("test", limit);
     let mut complaint = None;
     let mut finished = None;
+    let mut started = false;
     let mut begun = false;
     let mut marked = false;
     let end = loop {
         match vm.next(deadline.at).await? {
             Happening::Said(GuestMessage::Finished { id, outcome, health, .. })
-                if id == job.id && begun && finished.is_none() =>
+                if id == job.id && started && finished.is_none() =>
             {
                 finished = Some((outcome, health));
                 deadline = Deadline::new("console", CONSOLE_DEADLINE.mul_f64(options.time_scale));
             }
-            Happening::Said(GuestMessage::Started { id, .. }) if id == job.id => begun = true,
+            Happening::Said(GuestMessage::Started { id, .. }) if id == job.id => {
+                (started, begun) = (true, true);
+            }
             Happening::Said(GuestMessage::Step { id, .. }) if id == job.id => {}
             Happening::Said(other) => break unexpected(&other),
             Happening::Console(finding) => match finding.what {

@@ -139,11 +139,9 @@ impl<'a> Vm<'a> {
         // QEMU has nothing to say there: its console is a socket.
         drop(child.stdout.take());
         let errors = Lines::new(child.stderr.take().expect("piped by spawn"));
-        // The monitor tells its events only to who introduced himself.
-        monitor
-            .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
-            .await
-            .context("QEMU's monitor")?;
+        // The monitor tells its events only to who introduced himself. One that
+        // is closed already belongs to a QEMU whose end will be told.
+        let _ = monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").await;
         let mut vm = Vm {
             ctx,
             console_from: console_log.length,

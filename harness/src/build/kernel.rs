@@ -8,14 +8,13 @@ use anyhow::Context as _;
 use hmm_protocol::wire::Abi;
 use serde::{Deserialize, Serialize};
 
-use super::elf;
 use super::lane::Lane;
 use super::make::{VARIABLES, make};
 use crate::abi;
 use crate::config::Configured;
 use crate::context::Context;
 use crate::flow::Stage;
-use crate::stop::{Fault, Stop};
+use crate::stop::Stop;
 use crate::store::digest;
 
 /// Changes when what an entry holds does, so that old ones are not used.
@@ -26,8 +25,6 @@ const FORMAT: &str = "kernel 1";
 pub struct Kernel {
     /// What it was built from.
     pub configured: Configured,
-    /// Its key in the store.
-    pub key: String,
     /// Where its files are: `vmlinux`, `System.map`, `config`, `abi.json`,
     /// `kernel.json`.
     pub dir: PathBuf,
@@ -35,11 +32,6 @@ pub struct Kernel {
     pub release: String,
     /// The numbers that tests need from the tree.
     pub abi: Abi,
-    /// Digest of what a boot loads, build id masked: kernels with the same
-    /// one behave the same.
-    pub loaded_sha256: String,
-    /// How many objects this run compiled or assembled for it.
-    pub objects: usize,
     /// Whether it was in the store already.
     pub reused: bool,
 }
@@ -48,16 +40,6 @@ impl Kernel {
     /// The image that QEMU enters by PVH.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join("vmlinux")
-    }
-
-    /// The addresses of its symbols, as `nm` lists them.
-    pub fn system_map(&self) -> PathBuf {
-        self.dir.join("System.map")
-    }
-
-    /// Its configuration.
-    pub fn config(&self) -> PathBuf {
-        self.dir.join("config")
     }
 }
 
@@ -68,10 +50,6 @@ struct Entry {
     tree: String,
     config_sha256: String,
     toolchain: String,
-    loaded_sha256: String,
-    /// Where the driver's array of devices is, from which the names of owners
-    /// come (`dmirror_devices` in lib/test_hmm.c).
-    dmirror_devices: Option<elf::SymbolPlace>,
 }
 
 /// Builds the kernel, or finds it in the store. `build.log` goes to `log_dir`.
@@ -89,13 +67,13 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
     let key = digest(parts.into_iter().map(str::as_bytes));
     let name = format!("kernels/{key}");
     if let Some(entry) = read(&ctx.store.path(&name)) {
-        return Ok(entry.of(configured, key, ctx.store.path(&name)));
+        return Ok(entry.of(configured, ctx.store.path(&name)));
     }
 
     let lane = Lane::open(ctx, &configured).await?;
     // Whoever held the lane may have built the same kernel.
     if let Some(entry) = read(&ctx.store.path(&name)) {
-        return Ok(entry.of(configured, key, ctx.store.path(&name)));
+        return Ok(entry.of(configured, ctx.store.path(&name)));
     }
     lane.move_to(ctx, &configured.source).await?;
     let started = Instant::now();
@@ -106,10 +84,8 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
         Stage::Build,
         format!("{objects} objects in {:.1} s", started.elapsed().as_secs_f64()),
     );
-    let Read { entry, abi } = read(&dir).context("the kernel that was just built is gone")?;
-    let mut kernel = Read { entry, abi }.of(configured, key, dir);
-    (kernel.reused, kernel.objects) = (false, objects);
-    Ok(kernel)
+    let entry = read(&dir).context("the kernel that was just built is gone")?;
+    Ok(Kernel { reused: false, ..entry.of(configured, dir) })
 }
 
 /// What an entry of the store says of itself.
@@ -119,17 +95,9 @@ struct Read {
 }
 
 impl Read {
-    fn of(self, configured: Configured, key: String, dir: PathBuf) -> Kernel {
-        Kernel {
-            configured,
-            key,
-            dir,
-            release: self.entry.release,
-            abi: self.abi,
-            loaded_sha256: self.entry.loaded_sha256,
-            objects: 0,
-            reused: true,
-        }
+    fn of(self, configured: Configured, dir: PathBuf) -> Kernel {
+        let Read { entry, abi } = self;
+        Kernel { configured, dir, release: entry.release, abi, reused: true }
     }
 }
 
@@ -150,14 +118,6 @@ fn publish(
     abi: &Abi,
 ) -> Result<PathBuf, Stop> {
     let obj = lane.obj();
-    let image = fs::read(obj.join("vmlinux")).context("make built no vmlinux")?;
-    let broken = |why: &str| {
-        Stop::Kernel(Fault::new(format!("vmlinux is not as expected: {why}")).at(Stage::Build))
-    };
-    let loaded = elf::loaded(&image).ok_or_else(|| broken("it is no 64-bit ELF program"))?;
-    if !loaded.pvh {
-        return Err(broken("it has no PVH entry note, without which QEMU cannot start it"));
-    }
     let release = fs::read_to_string(obj.join("include/config/kernel.release"))
         .context("the build did not say its release")?;
     let entry = Entry {
@@ -165,13 +125,12 @@ fn publish(
         tree: configured.source.tree.0.clone(),
         config_sha256: configured.config_sha256.clone(),
         toolchain: configured.toolchain.clone(),
-        loaded_sha256: loaded.sha256,
-        dmirror_devices: elf::symbol(&image, "dmirror_devices"),
     };
     ctx.store.publish(name, |dir| {
         let write = || -> anyhow::Result<()> {
-            fs::write(dir.join("vmlinux"), &image)?;
-            fs::copy(obj.join("System.map"), dir.join("System.map"))?;
+            for file in ["vmlinux", "System.map"] {
+                fs::copy(obj.join(file), dir.join(file))?;
+            }
             fs::write(dir.join("config"), &configured.config)?;
             fs::write(dir.join("abi.json"), serde_json::to_vec_pretty(abi)?)?;
             fs::write(dir.join("kernel.json"), serde_json::to_vec_pretty(&entry)?)?;

@@ -7,11 +7,9 @@
 //! what `make` needs for it and nothing else.
 
 mod diagnose;
-mod elf;
 mod kernel;
 mod lane;
 mod make;
 
 pub use diagnose::{Diagnosis, Whose, diagnose};
-pub use elf::{Loaded, SymbolPlace, loaded, symbol};
 pub use kernel::{Kernel, kernel};

@@ -140,6 +140,7 @@ impl History {
                 Event::StageStarted { .. } | Event::Progress { .. } | Event::Note { .. } => {}
             }
         }
+        history.second_turns();
         history.timing.ready_ms = first_start.unwrap_or(0);
         for (vm, findings) in &evidence.consoles {
             history.console(*vm, findings);
@@ -172,16 +173,21 @@ impl History {
             blamed |= attempt.said.is_none();
             attempt.end = Some(end.clone());
         }
-        // What QEMU does by itself is forgiven once, and stops the run the
-        // second time: no kernel is to blame.
-        let in_order = matches!(
-            end,
-            VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted | VmEnd::QemuGone { .. }
-        );
         // A machine that never came up is forgiven or told by the stop itself.
         let had_tests = self.attempts.values().flatten().any(|a| a.vm == vm);
-        if !in_order && !blamed && had_tests {
+        if !in_order(end) && !blamed && had_tests {
             self.loose_ends.push(format!("after the last test: {}", describe(end)));
+        }
+    }
+
+    /// A test has another turn when its machine was gone before it began. That is
+    /// no failure of this test, and no good end of the machine.
+    fn second_turns(&mut self) {
+        for (id, attempts) in &self.attempts {
+            let earlier = attempts.iter().rev().skip(1);
+            let ends = earlier.filter_map(|a| a.end.as_ref()).filter(|end| !in_order(end));
+            let told = ends.map(|end| format!("before {id} began: {}", describe(end)));
+            self.loose_ends.extend(told);
         }
     }
 
@@ -218,6 +224,15 @@ impl History {
     fn attempt(&mut self, vm: u32, id: &str) -> Option<&mut Attempt> {
         self.attempts.get_mut(id)?.iter_mut().find(|a| a.vm == vm)
     }
+}
+
+/// Whether a VM ended as it should. What QEMU does by itself is forgiven once,
+/// and stops the run the second time: no kernel is to blame.
+fn in_order(end: &VmEnd) -> bool {
+    matches!(
+        end,
+        VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted | VmEnd::QemuGone { .. }
+    )
 }
 
 /// Which frames of a start count: those with its nonce, without a gap. What

@@ -1,0 +1,230 @@
+//! A machine of QEMU's outer shape in which nothing runs: it plays a script.
+//!
+//! Where the script is silent it is the honest guest of a kernel without bugs.
+//! It is this test program once more, started by `qemu.sh`, and knows nothing
+//! of the harness but the protocol.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::{env, fs, process, thread};
+
+use hmm_protocol::frame::{self, Decoder};
+use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Outcome, Sealed, VERSION};
+use serde::{Deserialize, Serialize};
+
+use super::story::TESTS;
+
+/// Where the script speaks: the answer to a message of the harness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum At {
+    Start,
+    Prepare,
+    Run(String),
+    Finish,
+}
+
+/// What is done there instead of the honest answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Turn {
+    /// On which start of the machine; on each, if none is named.
+    pub(crate) start: Option<u32>,
+    pub(crate) at: At,
+    pub(crate) acts: Vec<Act>,
+}
+
+/// Something that the machine does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Act {
+    /// The agent says something, as it should.
+    Say(GuestMessage),
+    /// It says something under the nonce of another start.
+    Forge(GuestMessage),
+    /// Its last frame comes a second time.
+    Double,
+    /// Only the first half of a frame comes.
+    Tear(GuestMessage),
+    /// Bytes come that need not be a frame.
+    Babble(Vec<u8>),
+    /// Steps of a test, until this many bytes have come.
+    Chatter(String, usize),
+    /// The agent's port is closed from its side.
+    HangUp,
+    /// The console prints.
+    Print(Vec<u8>),
+    /// The console prints lines, until this many bytes have come.
+    Flood(usize),
+    /// The guest ends and QEMU tells the reason, as with -no-reboot.
+    End(String),
+    /// QEMU ends with an exit code and without a word.
+    Exit(i32),
+    /// Nothing happens any more.
+    Hang,
+}
+
+/// A line of the kernel's log on the console.
+pub(crate) fn print(text: &str) -> Act {
+    Act::Print(format!("[    1.000000][    T1] {text}\r\n").into_bytes())
+}
+
+pub(crate) fn begins(id: &str) -> [Act; 2] {
+    let started = GuestMessage::Started { id: id.into(), pid: 9 };
+    [print(&format!("hmm-harness: begin {id}")), Act::Say(started)]
+}
+
+pub(crate) fn finished(id: &str, outcome: Outcome, health: Health) -> GuestMessage {
+    GuestMessage::Finished { id: id.into(), outcome, duration_us: 1500, health }
+}
+
+pub(crate) fn passed(id: &str) -> GuestMessage {
+    finished(id, Outcome::Passed, Health::default())
+}
+
+pub(crate) fn ends(id: &str, message: GuestMessage) -> [Act; 2] {
+    [print(&format!("hmm-harness: end {id}")), Act::Say(message)]
+}
+
+/// What an honest guest does.
+fn honest(message: &HostMessage) -> (At, Vec<Act>) {
+    match message {
+        HostMessage::Start { .. } => {
+            let hello = GuestMessage::Hello { protocol: VERSION, release: "6.12.0-fake".into() };
+            (At::Start, vec![print("Linux version 6.12.0-fake"), Act::Say(hello)])
+        }
+        HostMessage::Prepare(_) => {
+            let prepared = GuestMessage::Prepared {
+                settings: Default::default(),
+                devices: vec!["hmm_dmirror0".into()],
+                tests: TESTS.iter().map(|id| id.replace(".private", "")).collect(),
+            };
+            (At::Prepare, vec![Act::Say(prepared)])
+        }
+        HostMessage::Run(job) => {
+            let acts = begins(&job.id).into_iter().chain(ends(&job.id, passed(&job.id)));
+            (At::Run(job.id.clone()), acts.collect())
+        }
+        HostMessage::Finish => {
+            let done = GuestMessage::Done { finished: 0 };
+            (At::Finish, vec![Act::Say(done), Act::End("guest-shutdown".into())])
+        }
+    }
+}
+
+/// Is QEMU when a story starts it as QEMU, and nothing otherwise.
+#[test]
+#[ignore = "is started by the stories, as their QEMU"]
+fn plays() {
+    let (Ok(story), Ok(start)) = (env::var("STORY"), env::var("START")) else { return };
+    let turns: Vec<Turn> = serde_json::from_str(&fs::read_to_string(story).unwrap()).unwrap();
+    let start: u32 = start.parse().unwrap();
+    let mut machine = Machine::inherited();
+    let mut decoder = Decoder::default();
+    let mut bytes = [0u8; 8192];
+    loop {
+        let n = machine.agent.read(&mut bytes).unwrap();
+        if n == 0 {
+            // A real one would not notice that its agent has no listener.
+            hang();
+        }
+        decoder.push(&bytes[..n]);
+        while let Some(message) = decoder.take::<HostMessage>().unwrap() {
+            if let HostMessage::Start { nonce } = &message {
+                machine.nonce.clone_from(nonce);
+            }
+            let (at, honest) = honest(&message);
+            let turn = turns.iter().find(|t| t.at == at && t.start.is_none_or(|n| n == start));
+            for act in turn.map_or(&honest, |turn| &turn.acts) {
+                machine.act(act);
+            }
+        }
+    }
+}
+
+/// The machine's ends of what it shares with the harness.
+struct Machine {
+    console: UnixStream,
+    agent: UnixStream,
+    monitor: UnixStream,
+    nonce: String,
+    seq: u64,
+    last: Vec<u8>,
+}
+
+impl Machine {
+    /// From where `qemu.sh` has put them.
+    fn inherited() -> Self {
+        let stream = |fd: &dyn AsFd| UnixStream::from(fd.as_fd().try_clone_to_owned().unwrap());
+        Machine {
+            console: stream(&std::io::stderr()),
+            agent: stream(&std::io::stdin()),
+            monitor: stream(&std::io::stdout()),
+            nonce: String::new(),
+            seq: 0,
+            last: Vec::new(),
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::Say(message) => {
+                self.last = self.sealed(self.nonce.clone(), message);
+                self.agent.write_all(&self.last).unwrap();
+            }
+            Act::Forge(message) => {
+                let frame = self.sealed("00".repeat(16), message);
+                self.agent.write_all(&frame).unwrap();
+            }
+            Act::Double => self.agent.write_all(&self.last).unwrap(),
+            Act::Tear(message) => {
+                let frame = self.sealed(self.nonce.clone(), message);
+                self.agent.write_all(&frame[..frame.len() / 2]).unwrap();
+            }
+            Act::Babble(bytes) => self.agent.write_all(bytes).unwrap(),
+            Act::Chatter(id, bytes) => {
+                let mut sent = 0;
+                while sent < *bytes {
+                    let step = GuestMessage::Step { id: id.clone(), text: "x".repeat(64 << 10) };
+                    let frame = self.sealed(self.nonce.clone(), &step);
+                    self.agent.write_all(&frame).unwrap();
+                    sent += frame.len();
+                }
+            }
+            Act::HangUp => self.agent.shutdown(Shutdown::Both).unwrap(),
+            Act::Print(bytes) => self.console.write_all(bytes).unwrap(),
+            Act::Flood(bytes) => {
+                // The longest lines that printk makes.
+                let lines = format!("{}\r\n", "noise ".repeat(165)).repeat(64);
+                let mut printed = 0;
+                while printed < *bytes {
+                    self.console.write_all(lines.as_bytes()).unwrap();
+                    printed += lines.len();
+                }
+            }
+            Act::End(reason) => {
+                // QEMU tells nothing to a monitor that was not introduced.
+                let mut line = String::new();
+                BufReader::new(&self.monitor).read_line(&mut line).unwrap();
+                assert!(line.contains("qmp_capabilities"), "{line}");
+                let data = serde_json::json!({ "guest": true, "reason": reason });
+                let event = serde_json::json!({ "event": "SHUTDOWN", "data": data });
+                self.monitor.write_all(format!("{event}\r\n").as_bytes()).unwrap();
+                process::exit(0);
+            }
+            Act::Exit(code) => process::exit(*code),
+            Act::Hang => hang(),
+        }
+    }
+
+    fn sealed(&mut self, nonce: String, message: &GuestMessage) -> Vec<u8> {
+        let sealed = Sealed { nonce, seq: self.seq, message: message.clone() };
+        self.seq += 1;
+        frame::encode(&sealed).unwrap()
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        thread::park();
+    }
+}

@@ -1,0 +1,19 @@
+#!/bin/sh
+# What a story's machine starts instead of QEMU. The story's directory holds a
+# link to this file, so that no test writes a file that it then executes: a
+# child of another thread could still hold it open for writing ("text file
+# busy").
+#
+# Descriptors 3, 4 and 5 are what QEMU gets: console, agent port, monitor. The
+# player finds them as its standard error, input and output, where a program
+# can take them without `unsafe`.
+
+dir=${0%/*}
+read -r start <"$dir/starts"
+echo $((start + 1)) >"$dir/starts"
+
+# Sets $player, and does what the story wants done before the machine begins.
+. "$dir/prelude.sh"
+
+export STORY="$dir/story.json" START="$start"
+exec "$player" qemu::plays --exact --ignored --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-
