@@ -55,8 +55,6 @@ pub struct Recipe {
     pub prepare: Prepare,
     /// The driver's numbers, for the tests.
     pub abi: Abi,
-    /// The kernel's version.
-    pub version: (u32, u32, u32),
     /// For the results.
     pub info: MachineInfo,
 }
@@ -94,7 +92,6 @@ pub fn recipe(
         exports: image.exports,
         prepare: image.prepare,
         abi: kernel.abi.clone(),
-        version: kernel.configured.source.version,
         info,
     })
 }

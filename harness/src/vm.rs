@@ -33,10 +33,6 @@ const CONSOLE_LIMIT: u64 = 64 << 20;
 /// run sends.
 const FRAMES_LIMIT: u64 = 8 << 20;
 
-/// How many findings on one console are looked at. A kernel that complains more
-/// often says nothing new.
-const FINDINGS_LIMIT: usize = 10_000;
-
 /// How many of the last lines of the console are at hand for a message.
 const CONSOLE_TAIL: usize = 30;
 
@@ -106,7 +102,6 @@ pub struct Vm<'a> {
     console_from: u64,
     scanner: Scanner,
     findings: std::collections::VecDeque<Finding>,
-    found: usize,
     tail: std::collections::VecDeque<String>,
     monitor: Lines<UnixStream>,
     monitor_open: bool,
@@ -162,7 +157,6 @@ impl<'a> Vm<'a> {
             console_open: true,
             scanner: Scanner::default(),
             findings: std::collections::VecDeque::new(),
-            found: 0,
             tail: std::collections::VecDeque::new(),
             monitor: Lines::new(monitor),
             monitor_open: true,
@@ -305,12 +299,7 @@ impl<'a> Vm<'a> {
         let room = CONSOLE_LIMIT.saturating_sub(self.console_log.length - self.console_from);
         let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         self.console_log.append(&bytes[..kept])?;
-        for finding in self.scanner.push(&bytes[..kept]) {
-            self.found += 1;
-            if self.found <= FINDINGS_LIMIT {
-                self.findings.push_back(finding);
-            }
-        }
+        self.findings.extend(self.scanner.push(&bytes[..kept]));
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split('\n');
         if let Some(first) = lines.next() {

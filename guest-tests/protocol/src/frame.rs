@@ -66,12 +66,6 @@ impl Decoder {
         self.pending.drain(..4 + length);
         Ok(Some(message))
     }
-
-    /// Whether bytes of an unfinished frame are waiting: the stream was torn
-    /// if it ends here.
-    pub fn is_torn(&self) -> bool {
-        !self.pending.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -98,7 +92,6 @@ mod tests {
                 while let Some(m) = decoder.take::<String>().expect("well formed") { seen.push(m) }
             }
             prop_assert_eq!(seen, messages);
-            prop_assert!(!decoder.is_torn());
         }
 
         #[test]
@@ -114,13 +107,5 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_be_bytes());
         assert_eq!(decoder.take::<String>(), Err(FrameError::TooLong(u32::MAX as usize)));
-    }
-
-    #[test]
-    fn half_a_frame_is_torn() {
-        let mut decoder = Decoder::default();
-        decoder.push(&encode(&"whole").expect("short")[..6]);
-        assert_eq!(decoder.take::<String>(), Ok(None));
-        assert!(decoder.is_torn());
     }
 }

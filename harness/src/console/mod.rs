@@ -18,6 +18,10 @@ const MAX_LINE: usize = 4096;
 /// report of its own, where it does not say itself where it ends.
 const REPORT_LINES: u64 = 150;
 
+/// How many findings are told of one console. A kernel that has more to say says
+/// nothing new, and what it says must fit in memory.
+const FINDINGS: usize = 2000;
+
 /// The agent's marker lines begin with this (health.rs of the agent).
 const MARKER: &str = "hmm-harness: ";
 
@@ -50,6 +54,7 @@ pub enum What {
 #[derive(Debug, Default)]
 pub struct Scanner {
     line: u64,
+    told: usize,
     pending: Vec<u8>,
     /// Where the report that is being read began, if one is.
     report: Option<Report>,
@@ -88,7 +93,8 @@ impl Scanner {
         let raw = String::from_utf8_lossy(&bytes);
         let text = message_of(&raw);
         let what = self.meaning(text)?;
-        Some(Finding { line: self.line, what })
+        self.told += 1;
+        (self.told <= FINDINGS).then_some(Finding { line: self.line, what })
     }
 
     fn meaning(&mut self, text: &str) -> Option<What> {
