@@ -141,7 +141,8 @@ async fn a_merge_is_taken_as_far_as_it_is_resolved() {
     write(&top, "mm/b.c", "int ours;\n");
     git(&top, &["commit", "-qam", "ours"]);
     let shell = xshell::Shell::new().unwrap();
-    let merge = xshell::cmd!(shell, "git -C {top} merge other").ignore_status();
+    let merge = xshell::cmd!(shell, "git -C {top} -c user.name=x -c user.email=x@y merge other");
+    let merge = merge.ignore_status();
     merge.ignore_stdout().ignore_stderr().quiet().run().unwrap();
 
     let Err(Stop::Kernel(fault)) = home.fetch("git:k").await else {
