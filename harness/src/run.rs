@@ -159,7 +159,12 @@ impl<'a> Starts<'a> {
                     return Err(Stop::Machine(fault.at(Stage::Boot).details(tail)));
                 }
                 end => {
-                    let fault = Fault::new(format!("the kernel does not boot: {}", describe(&end)))
+                    let why = match end {
+                        // What the agent could not do, in its own words.
+                        VmEnd::Replaced { reason } => reason,
+                        end => describe(&end),
+                    };
+                    let fault = Fault::new(format!("the kernel does not boot: {why}"))
                         .at(Stage::Boot)
                         .details(tail)
                         .hint("qemu.cmd in the run directory boots the same kernel by hand");

@@ -176,7 +176,7 @@ impl History {
         // A machine that never came up is forgiven or told by the stop itself.
         let had_tests = self.attempts.values().flatten().any(|a| a.vm == vm);
         if !in_order(end) && !blamed && had_tests {
-            self.loose_ends.push(format!("after the last test: {}", describe(end)));
+            self.loose_ends.push(format!("outside any test: {}", describe(end)));
         }
     }
 
