@@ -102,7 +102,7 @@ pub enum GuestMessage {
     },
     /// The last word. A session without it is incomplete.
     Done {
-        /// How many tests finished in this session.
+        /// How many tests finished since `Start`.
         finished: u32,
     },
 }
