@@ -165,6 +165,7 @@ fn a_machine_without_programs_is_129_with_the_command_that_mends_it() {
         ended.out.contains("qemu-system-x86") || ended.err.contains("qemu-system-x86"),
         "{ended:?}"
     );
+    assert!(ended.out.contains("hint: "), "{}", ended.out);
     // Every code but 128 leaves results.
     let results = fs::read_to_string(home.path().join("runs/latest/results.json")).unwrap();
     assert!(results.contains("\"outcome\": \"fault\""), "{results}");

@@ -256,6 +256,10 @@ fn reason_of(stop: &Stop) -> String {
                 text.push('\n');
                 text.push_str(line);
             }
+            if let Some(hint) = &fault.hint {
+                text.push_str("\n  hint: ");
+                text.push_str(hint);
+            }
             text
         }
         other => other.to_string(),
