@@ -1,10 +1,11 @@
 //! Run directories: where they lie, how one is made, how one is found again.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::stop::Problem;
 use crate::store::xdg;
@@ -37,19 +38,8 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 11] = [
-    "plan.yaml",
-    "results.json",
-    "junit.xml",
-    "results.ktap",
-    "events.jsonl",
-    "trace",
-    "console.log",
-    "kernel.config",
-    "build.log",
-    "qemu.cmd",
-    "report.html",
-];
+const FILES: [&str; 7] =
+    ["plan.yaml", "results.json", MARK, "console.log", "kernel.config", "build.log", "qemu.cmd"];
 
 /// What speaks against `--out DIR`, if anything does.
 pub fn check_out(dir: &Path) -> Option<Problem> {
@@ -67,30 +57,52 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
         Err(e) => return problem(&format!("cannot be read: {e}")),
         Ok(entries) => entries,
     };
-    let foreign = entries.flatten().find(|entry| !FILES.iter().any(|f| entry.file_name() == *f))?;
-    problem(&format!("holds what is not ours: {}", foreign.file_name().display()))
+    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    if let Some(foreign) = names.iter().find(|name| !FILES.iter().any(|file| *name == file)) {
+        return problem(&format!("holds what is not ours: {}", foreign.display()));
+    }
+    let a_run = ["plan.yaml", MARK].iter().all(|file| dir.join(file).is_file());
+    if !names.is_empty() && !a_run {
+        return problem("is no earlier run");
+    }
+    if is_live(dir) { problem("belongs to a run that is still going") } else { None }
 }
 
-/// Makes the directory of a new run, and points `latest` at it unless the
+/// Takes a run directory for this process, until the lock is dropped.
+///
+/// # Errors
+/// When another run has it.
+pub fn hold(dir: &Path) -> Result<Flock<File>> {
+    let file = File::open(dir).with_context(|| dir.display().to_string())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("{} belongs to a run that is still going", dir.display()))
+}
+
+/// Whether a run is still writing to its directory.
+pub fn is_live(dir: &Path) -> bool {
+    dir.is_dir() && hold(dir).is_err()
+}
+
+/// Makes the directory of a new run, which it then [holds](hold), and points `latest` at it unless the
 /// caller has named the place himself.
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn create(out: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
+pub fn create(out: Option<&Path>, cwd: &Path) -> Result<(PathBuf, Flock<File>)> {
     if let Some(dir) = out {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let held = hold(dir)?;
         for file in FILES {
             let path = dir.join(file);
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
+            match fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("cannot remove {}", path.display()));
                 }
                 _ => {}
             }
         }
-        return Ok(dir.to_owned());
+        return Ok((dir.to_owned(), held));
     }
     let base = base(cwd)?;
     fs::create_dir_all(&base).with_context(|| format!("cannot make {}", base.display()))?;
@@ -104,8 +116,9 @@ pub fn create(out: Option<&Path>, cwd: &Path) -> Result<PathBuf> {
         .keep();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&made, mode).with_context(|| made.display().to_string())?;
+    let held = hold(&made)?;
     point_latest_at(&base, &made)?;
-    Ok(made)
+    Ok((made, held))
 }
 
 fn point_latest_at(base: &Path, dir: &Path) -> Result<()> {
@@ -146,9 +159,12 @@ mod tests {
         assert_eq!(check_out(dir.path()), None);
         assert_eq!(check_out(&dir.path().join("absent")), None);
         fs::write(dir.path().join("events.jsonl"), "").expect("writable");
+        assert!(check_out(dir.path()).is_some(), "a file of that name is no proof");
         fs::write(dir.path().join("plan.yaml"), "").expect("writable");
         assert_eq!(check_out(dir.path()), None);
-        create(Some(dir.path()), dir.path()).expect("writable");
+        let held = create(Some(dir.path()), dir.path()).expect("writable");
+        assert!(check_out(dir.path()).is_some(), "it belongs to a run");
+        drop(held);
         assert!(!dir.path().join("plan.yaml").exists());
         fs::write(dir.path().join("thesis.txt"), "years of work").expect("writable");
         assert!(check_out(dir.path()).is_some());

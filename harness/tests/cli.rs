@@ -133,6 +133,18 @@ fn a_directory_of_somebody_else_is_not_taken() {
 }
 
 #[test]
+fn a_patch_that_is_not_there_is_not_passed_over() {
+    let home = Home::new();
+    let dir = home.path().join("series");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("0001.patch"), "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n").unwrap();
+    std::os::unix::fs::symlink("/nowhere", dir.join("0002.patch")).unwrap();
+    home.run(&["run-kernel-tests", "--dry-run", "--series", "series"])
+        .with(128)
+        .says(&["series", "No such file"]);
+}
+
+#[test]
 fn a_dry_run_prints_a_plan_that_can_be_given_back() {
     let home = Home::new();
     let first =

@@ -6,7 +6,6 @@
 //! green is untested.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use crate::context::{Context, Session};
 use crate::image::Rootfs;
 use crate::plan::Wishes;
 use crate::proc::Cmd;
-use crate::progress::{say, seconds};
+use crate::progress::{print, say, seconds};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 
@@ -78,7 +77,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         }
     }
     text.push_str(&format!("{} passed, {failed} failed\n", steps.len() - failed));
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    print(&text);
     Ok(u8::from(failed > 0))
 }
 

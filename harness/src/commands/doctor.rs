@@ -1,13 +1,10 @@
 //! `doctor`: what this machine lacks.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
-
 use crate::cli::DoctorArgs;
 use crate::context::Session;
 use crate::machine::{self, Accel};
 use crate::packages::{self, Finding, State};
+use crate::progress::print;
 use crate::stop::{FAULT, Stop};
 
 /// Runs the command.
@@ -43,6 +40,6 @@ pub async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Stop> {
             accelerator.as_str()
         ));
     }
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    print(&text);
     Ok(if healthy { 0 } else { FAULT })
 }

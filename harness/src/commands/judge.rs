@@ -1,11 +1,8 @@
 //! `judge`: a saved run, judged again.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
-
 use crate::cli::JudgeArgs;
-use crate::stop::Stop;
+use crate::progress::{print, say};
+use crate::stop::{Problem, Stop};
 use crate::{collect, judge, report, rundir};
 
 /// Runs the command.
@@ -15,11 +12,16 @@ use crate::{collect, judge, report, rundir};
 pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let dir = rundir::find(&args.run, &cwd).map_err(Stop::usage)?;
+    if rundir::is_live(&dir) {
+        let what = format!("{} is still going", dir.display());
+        return Err(Stop::usage(Problem::new("RUN", what).hint("wait for its end")));
+    }
     let results = judge::judge(&collect::evidence(&dir)?);
     let json = args.json.as_ref().map(|path| cwd.join(path));
-    report::write(&results, &dir, json.as_deref())?;
-    std::io::stdout()
-        .write_all(report::summary(&results, &dir).as_bytes())
-        .context("standard output")?;
+    print(&report::summary(&results, &dir));
+    // Evidence may be kept where nothing can be written any more.
+    if let Err(error) = report::write(&results, &dir, json.as_deref()) {
+        say(format_args!("note     {error:#}"));
+    }
     Ok(results.exit_code)
 }

@@ -1,14 +1,12 @@
 //! `list`: the tests.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use hmm_protocol::TestId;
 
 use crate::cli::ListArgs;
 use crate::config::Fragments;
 use crate::embedded;
 use crate::plan::{Wishes, resolve};
+use crate::progress::print;
 use crate::stop::Stop;
 
 /// Runs the command.
@@ -20,7 +18,7 @@ pub fn run(args: &ListArgs) -> Result<u8, Stop> {
     let fragments = Fragments::of(embedded::files());
     let plan =
         resolve(wishes, &fragments.profiles()).map_err(|problems| Stop::Usage { problems })?;
-    std::io::stdout().write_all(table(&plan.test_ids()).as_bytes()).context("standard output")?;
+    print(&table(&plan.test_ids()));
     Ok(0)
 }
 

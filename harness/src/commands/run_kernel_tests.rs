@@ -1,7 +1,6 @@
 //! `run-kernel-tests`: the main job, all stages in their order.
 
 use std::fs;
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,11 +15,12 @@ use crate::config::{Fragments, Profile};
 use crate::context::{Context, Session};
 use crate::events::{Event, Record};
 use crate::flow::Stage;
-use crate::judge::{KernelInfo, NotApplicable, Results};
+use crate::judge::{KernelInfo, NotApplicable, Results, RunOutcome};
 use crate::plan::{Plan, Wishes};
+use crate::progress::print;
 use crate::run::Options;
 use crate::source::Source;
-use crate::stop::{Problem, Stop};
+use crate::stop::{self, Problem, Stop};
 use crate::{boot, build, collect, config, embedded, image, judge, machine, plan, report};
 use crate::{run, rundir, series, source};
 
@@ -42,13 +42,12 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
     let prepared = prepare(args.wishes(), args.plan.as_deref(), &cwd)?;
     if args.dry_run {
         let text = serde_yaml::to_string(&prepared.plan).context("the plan")?;
-        std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+        print(&text);
         return Ok(0);
     }
     let permissions = Permissions { yes: args.yes, refresh: args.refresh };
     let (results, dir) = carry_out(session, &prepared, permissions, &cwd).await?;
-    let mut out = std::io::stdout();
-    out.write_all(report::summary(&results, &dir).as_bytes()).context("standard output")?;
+    print(&report::summary(&results, &dir));
     Ok(results.exit_code)
 }
 
@@ -68,7 +67,7 @@ pub struct Prepared {
 /// [`Stop::Usage`].
 pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<Prepared, Stop> {
     let mut problems = Vec::new();
-    let from_file = match plan_file.map(|path| (path, fs::read_to_string(cwd.join(path)))) {
+    let from_file = match plan_file.map(|path| (path, read_plan(&cwd.join(path)))) {
         None => Wishes::default(),
         Some((path, Ok(text))) => plan::read(path, &text, cwd, &mut problems),
         Some((path, Err(error))) => {
@@ -125,6 +124,16 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
     }
 }
 
+/// The text of a plan file. Anything but a file of reasonable size could keep us
+/// reading for ever.
+fn read_plan(path: &Path) -> std::io::Result<String> {
+    let about = fs::metadata(path)?;
+    if !about.is_file() || about.len() > 1 << 20 {
+        return Err(std::io::Error::other("it is no plan file"));
+    }
+    fs::read_to_string(path)
+}
+
 fn check_json(path: &Path) -> Option<Problem> {
     if path.is_dir() {
         return Some(Problem::new("--json", format!("{} is a directory", path.display())));
@@ -147,7 +156,7 @@ pub async fn carry_out(
     cwd: &Path,
 ) -> Result<(Results, PathBuf), Stop> {
     let Session { log, interrupt } = session;
-    let dir = rundir::create(prepared.out.as_deref(), cwd)?;
+    let (dir, _held) = rundir::create(prepared.out.as_deref(), cwd)?;
     log.record_in(&dir)?;
     let text = serde_yaml::to_string(&prepared.plan).context("the plan")?;
     fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
@@ -173,8 +182,13 @@ pub async fn carry_out(
         let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
         Evidence { plan, records, consoles: Vec::new(), known_issues }
     });
-    let results = judge::judge(&evidence);
-    report::write(&results, &dir, prepared.json.as_deref())?;
+    let mut results = judge::judge(&evidence);
+    if let Err(error) = report::write(&results, &dir, prepared.json.as_deref()) {
+        // What was judged is shown all the same.
+        results.outcome = RunOutcome::Fault;
+        results.exit_code = stop::FAULT;
+        results.reason = Some(format!("{error:#}"));
+    }
     Ok((results, dir))
 }
 
@@ -243,6 +257,14 @@ async fn stages(
     let recipe = boot::recipe(&kernel, image, qemu, accelerator)?;
     ctx.log.emit(Event::Machine(recipe.info.clone()));
     fs::write(dir.join("qemu.cmd"), recipe.pasteable()).context("cannot write qemu.cmd")?;
+    let options = Options {
+        timeout: plan.timeout,
+        time_scale: accelerator.time_scale() * prepared.profile.timeout_scale,
+        seed: plan.seed,
+    };
+    if plan.until <= Stage::Boot {
+        run::tests(ctx, &recipe, &[], options, dir).await?;
+    }
     stage.finish(false, format!("QEMU {}, {}", recipe.info.qemu_version, accelerator.as_str()));
     if plan.until <= Stage::Boot {
         return Ok(());
@@ -254,11 +276,6 @@ async fn stages(
         tests: tests.iter().map(TestId::to_string).collect(),
         not_applicable,
     });
-    let options = Options {
-        timeout: plan.timeout,
-        time_scale: accelerator.time_scale() * prepared.profile.timeout_scale,
-        seed: plan.seed,
-    };
     run::tests(ctx, &recipe, &tests, options, dir).await?;
     stage.finish(false, format!("{} tests ran", tests.len()));
     Ok(())

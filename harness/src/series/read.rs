@@ -95,7 +95,7 @@ fn one(path: &Path) -> Result<Vec<PatchFile>, Problem> {
     for entry in fs::read_dir(path).map_err(cannot)? {
         let path = entry.map_err(cannot)?.path();
         let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if ENDINGS.contains(&ending) && path.is_file() {
+        if ENDINGS.contains(&ending) && !path.is_dir() {
             paths.push(path);
         }
     }
