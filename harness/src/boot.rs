@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use hmm_protocol::wire::{Abi, Prepare};
+use hmm_protocol::wire::{Abi, Attach, Prepare};
 
 use crate::build::Kernel;
 use crate::image::{Export, Image};
@@ -11,6 +11,7 @@ use crate::judge::MachineInfo;
 use crate::machine::{Accelerator, Qemu};
 use crate::proc::{Cmd, quote};
 use crate::stop::Stop;
+use crate::store::digest;
 
 /// Virtual processors: races want two, and more than the host has brings
 /// false alarms of the guest's watchdogs.
@@ -47,12 +48,18 @@ pub struct Recipe {
     pub accelerator: Accelerator,
     /// The kernel image.
     vmlinux: PathBuf,
+    /// Which kernel that is, by what it was made of.
+    kernel_key: String,
     /// The initramfs.
     initrd: PathBuf,
+    /// Which initramfs that is, by its content.
+    initrd_key: String,
     /// Directories of the host.
     exports: Vec<Export>,
-    /// The agent's orders.
+    /// The agent's first orders, which need nothing of the host.
     pub prepare: Prepare,
+    /// Its orders for what comes from the host.
+    pub attach: Attach,
     /// The driver's numbers, for the tests.
     pub abi: Abi,
     /// For the results.
@@ -88,9 +95,12 @@ pub fn recipe(
         qemu,
         accelerator,
         vmlinux: kernel.vmlinux(),
+        kernel_key: kernel.key(),
         initrd: image.initrd,
+        initrd_key: image.initrd_key,
         exports: image.exports,
         prepare: image.prepare,
+        attach: image.attach,
         abi: kernel.abi.clone(),
         info,
     })
@@ -98,9 +108,30 @@ pub fn recipe(
 
 impl Recipe {
     /// The command that starts a VM for the harness: descriptors 3, 4 and 5 are
-    /// the sockets of console, agent and monitor.
-    pub fn command(&self) -> Cmd {
-        Cmd::new(&self.qemu.path).args(self.arguments(Wiring::Harness))
+    /// the sockets of console, agent and monitor. A `restored` one takes over
+    /// the state that it reads from descriptor 6, and does not boot.
+    pub fn command(&self, restored: bool) -> Cmd {
+        let command = Cmd::new(&self.qemu.path).args(self.arguments(Wiring::Harness));
+        if restored { command.args(["-incoming", "fd:6"]) } else { command }
+    }
+
+    /// The name of all that the state of a prepared guest depends on: two
+    /// recipes with the same key may restore each other's guests. Paths of the
+    /// host are no part of it, since what lies there is attached afterwards.
+    pub fn snapshot_key(&self) -> String {
+        let machine = self.machine().join(" ");
+        let devices = self.exports.iter().map(|e| e.tag.as_str()).collect::<Vec<_>>().join(" ");
+        let prepare = serde_json::to_string(&self.prepare).expect("plain data");
+        let parts = [
+            &self.kernel_key,
+            &self.initrd_key,
+            &machine,
+            &devices,
+            &prepare,
+            &self.qemu.version,
+            &self.qemu.host_cpu,
+        ];
+        digest(parts.map(|part| part.as_bytes()))
     }
 
     /// The same machine for a person: `qemu.cmd`.
@@ -120,7 +151,8 @@ impl Recipe {
         text
     }
 
-    fn arguments(&self, wiring: Wiring) -> Vec<String> {
+    /// The machine itself, without its connections to the host.
+    fn machine(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
 
@@ -138,9 +170,15 @@ impl Recipe {
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         ]);
+        add(&["-append", &kernel_command_line()]);
+        args
+    }
+
+    fn arguments(&self, wiring: Wiring) -> Vec<String> {
+        let mut args = self.machine();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
         add(&["-kernel", &self.vmlinux.to_string_lossy()]);
         add(&["-initrd", &self.initrd.to_string_lossy()]);
-        add(&["-append", &kernel_command_line()]);
         match wiring {
             Wiring::Harness => {
                 add(&["-chardev", "socket,id=console,fd=3", "-serial", "chardev:console"]);

@@ -10,6 +10,7 @@ use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::machine::Accel;
 use crate::plan::Wishes;
+use crate::run::Isolate;
 
 /// Builds a kernel with a patch series, boots it in QEMU and runs the HMM
 /// selftests against it.
@@ -90,6 +91,29 @@ pub struct RunArgs {
     /// Feeds what tests leave to chance [default: 1]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
+
+    /// What tests share: a kernel until it complains (each has a process of its
+    /// own), or nothing (each has a VM of its own) [default: process]
+    #[arg(long)]
+    pub isolate: Option<Isolate>,
+
+    /// How many VMs run tests at the same time [default: as many as there are
+    /// processors, if there is memory for them]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<u32>,
+
+    /// How often each test has its turn [default: 1]
+    #[arg(long, value_name = "N")]
+    pub repeat: Option<u32>,
+
+    /// How often a test that did not pass is tried again, in a fresh VM; the
+    /// first verdict stands, and another one makes it flaky [default: 0]
+    #[arg(long, value_name = "N")]
+    pub retry: Option<u32>,
+
+    /// Boot every VM, and start none from a saved guest
+    #[arg(long)]
+    pub no_snapshot: bool,
 
     /// What the guest may run on [default: auto]
     #[arg(long)]
@@ -174,6 +198,11 @@ impl RunArgs {
             device: self.device,
             timeout: self.timeout,
             seed: self.seed,
+            isolate: self.isolate,
+            jobs: self.jobs,
+            repeat: self.repeat,
+            retry: self.retry,
+            no_snapshot: self.no_snapshot.then_some(true),
             accel: self.accel,
             until: self.until,
             out: self.out.clone(),

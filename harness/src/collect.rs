@@ -3,8 +3,9 @@
 //! The judge sees only what this returns, so a run is judged from its
 //! directory in the same way when it has just ended and a year later.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +14,7 @@ use crate::console::{Finding, Scanner};
 use crate::events::{Event, Record};
 use crate::judge::KnownIssue;
 use crate::plan::Plan;
+use crate::rundir::console_of;
 
 /// All that is known of a run.
 #[derive(Debug, Clone)]
@@ -38,14 +40,7 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
         .with_context(|| format!("{} is not a run directory", dir.display()))?;
     let plan = serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
     let records = records(&dir.join("events.jsonl"))?;
-    let starts: Vec<(u32, u64)> = records
-        .iter()
-        .filter_map(|r| match r.event {
-            Event::VmStarted { vm, console_from, .. } => Some((vm, console_from)),
-            _ => None,
-        })
-        .collect();
-    let consoles = consoles(&dir.join("console.log"), &starts)?;
+    let consoles = consoles(dir, &records)?;
     let known_issues = crate::judge::known_issues()?;
     Ok(Evidence { plan, records, consoles, known_issues })
 }
@@ -67,37 +62,68 @@ fn records(path: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// Scans the log piece by piece, each VM's part on its own: a line that one VM
-/// left unfinished is not continued by the next.
-fn consoles(path: &Path, starts: &[(u32, u64)]) -> Result<Vec<(u32, Vec<Finding>)>> {
+/// Scans the consoles of all VMs, each on its own: a line that one of them left
+/// unfinished is not continued by another. A VM whose end nobody saw has left
+/// its part in a file of its own; its lines are counted as if it came last.
+fn consoles(dir: &Path, records: &[Record]) -> Result<Vec<(u32, Vec<Finding>)>> {
+    let mut started = Vec::new();
+    let mut parts = BTreeMap::new();
+    for record in records {
+        match record.event {
+            Event::VmStarted { vm, .. } => started.push(vm),
+            Event::VmEnded { vm, console_from, console_to, .. } => {
+                parts.insert(console_from, (vm, console_to));
+            }
+            _ => {}
+        }
+    }
     let mut consoles = Vec::new();
-    if starts.is_empty() {
+    if started.is_empty() {
         return Ok(consoles);
     }
-    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let path = dir.join("console.log");
+    let file = File::open(&path).with_context(|| path.display().to_string())?;
     let mut reader = BufReader::new(file);
-    let mut lines_before = 0;
-    for (n, (vm, from)) in starts.iter().enumerate() {
-        let length = starts.get(n + 1).map_or(u64::MAX, |(_, next)| next - from);
-        let mut part = reader.by_ref().take(length);
-        let mut scanner = Scanner::default();
-        let mut findings = Vec::new();
-        let mut newlines = 0;
-        let mut chunk = [0u8; 64 * 1024];
-        loop {
-            let n = part.read(&mut chunk).with_context(|| path.display().to_string())?;
-            if n == 0 {
-                break;
-            }
-            newlines += chunk[..n].iter().filter(|b| **b == b'\n').count() as u64;
-            findings.extend(scanner.push(&chunk[..n]));
+    let mut at = 0;
+    let mut lines = 0;
+    for (from, (vm, to)) in parts {
+        // What lies between the parts is of an earlier run: a saved guest's boot.
+        lines += scan(reader.by_ref().take(from.saturating_sub(at)), 0)?.1;
+        let (findings, more) = scan(reader.by_ref().take(to.saturating_sub(from)), lines)?;
+        consoles.push((vm, findings));
+        lines += more;
+        at = to;
+    }
+    for vm in started {
+        let path = dir.join(console_of(vm));
+        if consoles.iter().any(|(ended, _)| *ended == vm) || !path.exists() {
+            continue;
         }
-        findings.extend(scanner.finish());
-        for finding in &mut findings {
-            finding.line += lines_before;
-        }
-        lines_before += newlines;
-        consoles.push((*vm, findings));
+        let file = File::open(&path).with_context(|| path.display().to_string())?;
+        let (findings, more) = scan(BufReader::new(file), lines)?;
+        consoles.push((vm, findings));
+        lines += more;
     }
     Ok(consoles)
+}
+
+/// What a console says, its lines counted on from `lines`; and how many it has.
+fn scan(mut console: impl Read, lines: u64) -> Result<(Vec<Finding>, u64)> {
+    let mut scanner = Scanner::default();
+    let mut findings = Vec::new();
+    let mut newlines = 0;
+    let mut chunk = [0u8; 64 * 1024];
+    loop {
+        let n = console.read(&mut chunk).context("reading a console")?;
+        if n == 0 {
+            break;
+        }
+        newlines += chunk[..n].iter().filter(|b| **b == b'\n').count() as u64;
+        findings.extend(scanner.push(&chunk[..n]));
+    }
+    findings.extend(scanner.finish());
+    for finding in &mut findings {
+        finding.line += lines;
+    }
+    Ok((findings, newlines))
 }

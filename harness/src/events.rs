@@ -65,8 +65,10 @@ pub enum Event {
     Machine(crate::judge::MachineInfo),
     /// The set of tests is known; each of them must get a verdict.
     Planned {
-        /// Ids, in the order in which they run.
+        /// Ids, in the order of the plan.
         tests: Vec<String>,
+        /// How often each has its turn.
+        repeat: u32,
         /// Ids that do not apply to this kernel, each with the reason.
         not_applicable: Vec<crate::judge::NotApplicable>,
     },
@@ -76,8 +78,8 @@ pub enum Event {
         vm: u32,
         /// The nonce that its frames must carry.
         nonce: String,
-        /// Where its part of `console.log` begins, in bytes.
-        console_from: u64,
+        /// Whether it started from a saved guest, and did not boot.
+        restored: bool,
     },
     /// The agent was told to run a test.
     Ordered {
@@ -85,6 +87,9 @@ pub enum Event {
         vm: u32,
         /// The test's id.
         id: String,
+        /// Which of its turns it is, counted from 0: a test has several if it is
+        /// repeated or tried again.
+        turn: u32,
     },
     /// A frame arrived from the agent.
     Frame {
@@ -100,7 +105,9 @@ pub enum Event {
         vm: u32,
         /// Why.
         end: VmEnd,
-        /// The length of `console.log` by then, in bytes.
+        /// Where its part of `console.log` begins, in bytes.
+        console_from: u64,
+        /// Where it ends.
         console_to: u64,
     },
     /// The run ends here without a judgement of everything.
@@ -116,6 +123,8 @@ pub enum Event {
 pub enum VmEnd {
     /// The agent said its last word and powered off.
     Done,
+    /// Its state was saved; the tests run on copies of it.
+    Saved,
     /// The harness ended it because the kernel had complained or a test could
     /// not be killed: what comes next deserves a fresh kernel.
     Replaced {
@@ -245,7 +254,9 @@ impl std::fmt::Debug for Log {
 pub fn describe(message: &GuestMessage) -> String {
     match message {
         GuestMessage::Hello { release, .. } => format!("kernel {release} is up"),
-        GuestMessage::Prepared { devices, .. } => format!("{} devices", devices.len()),
+        GuestMessage::Prepared { .. } => "the guest is in order".into(),
+        GuestMessage::Attached { devices, .. } => format!("{} devices", devices.len()),
+        GuestMessage::Alive { id } => format!("{id} goes on"),
         GuestMessage::Started { id, .. } => format!("{id} started"),
         GuestMessage::Step { id, text } => format!("{id}: {text}"),
         GuestMessage::Finished { id, .. } => format!("{id} finished"),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use hmm_protocol::wire::{Mount, Prepare, Setting};
+use hmm_protocol::wire::{Attach, Mount, Prepare, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -49,10 +49,15 @@ pub struct Image {
     /// The initramfs, uncompressed: the kernel unpacks it faster than it would
     /// decompress it.
     pub initrd: PathBuf,
+    /// Says what is in it: where two are equal, so are the guests that boot
+    /// from it.
+    pub initrd_key: String,
     /// Directories of the host.
     pub exports: Vec<Export>,
-    /// What the agent is to do.
+    /// What the agent is to do before anything of the host is there.
     pub prepare: Prepare,
+    /// What it is to do with the host's files.
+    pub attach: Attach,
     /// Which description it came from.
     pub rootfs: Rootfs,
 }
@@ -93,15 +98,16 @@ pub fn assemble(ctx: &Context, rootfs: Rootfs) -> Result<Image, Stop> {
     let root: RootDescription = description(&format!("images/{}.yaml", rootfs.as_str()))?;
     let sealed = rootfs == Rootfs::Initramfs;
 
-    let key = digest([embedded::AGENT, embedded::TESTS, rootfs.as_str().as_bytes()]);
+    let mut files = vec![("init", embedded::AGENT)];
+    if sealed {
+        files.push(("payload/hmm-tests", embedded::TESTS));
+    }
+    let initrd_key = digest(files.iter().map(|(_, content)| *content));
+    let key = digest([embedded::TESTS, initrd_key.as_bytes()]);
     let name = format!("images/{}", &key[..20]);
     let place = ctx.store.path(&name);
     if !place.join("initramfs.cpio").exists() {
         ctx.store.publish::<anyhow::Error>(&name, |dir| {
-            let mut files = vec![("init", embedded::AGENT)];
-            if sealed {
-                files.push(("payload/hmm-tests", embedded::TESTS));
-            }
             fs::write(dir.join("initramfs.cpio"), archive(&files)?)?;
             fs::create_dir(dir.join("payload"))?;
             fs::write(dir.join("payload").join(TESTS), embedded::TESTS)?;
@@ -109,35 +115,34 @@ pub fn assemble(ctx: &Context, rootfs: Rootfs) -> Result<Image, Stop> {
         })?;
     }
 
+    let mut prepare =
+        Prepare { mounts: root.mounts, settings: guest.settings, ..Prepare::default() };
+    prepare.mounts.extend(guest.mounts);
+    let mut attach = Attach { tests: format!("{}/{TESTS}", root.payload), ..Attach::default() };
     let mut exports = Vec::new();
-    let mut links = Vec::new();
-    let mut mounts = root.mounts;
     for path in &root.host {
         match fs::read_link(path) {
-            Ok(target) => links.push((path.clone(), target.to_string_lossy().into_owned())),
+            Ok(target) => prepare.links.push((path.clone(), target.to_string_lossy().into_owned())),
             Err(_) if Path::new(path).is_dir() => {
                 let tag = format!("host{}", path.replace('/', "."));
-                mounts.push(nine_p(path, &tag));
+                attach.mounts.push(nine_p(path, &tag));
                 exports.push(Export { tag, path: path.into() });
             }
             Err(_) => {}
         }
     }
-    mounts.extend(guest.mounts);
     if sealed {
-        mounts.push(Mount {
+        prepare.mounts.push(Mount {
             at: root.payload.clone(),
             kind: "bind".into(),
             source: SEALED_PAYLOAD.into(),
             ..Mount::default()
         });
     } else {
-        mounts.push(nine_p(&root.payload, "payload"));
+        attach.mounts.push(nine_p(&root.payload, "payload"));
         exports.push(Export { tag: "payload".into(), path: place.join("payload") });
     }
-    let tests = format!("{}/{TESTS}", root.payload);
-    let prepare = Prepare { mounts, links, settings: guest.settings, tests };
-    Ok(Image { initrd: place.join("initramfs.cpio"), exports, prepare, rootfs })
+    Ok(Image { initrd: place.join("initramfs.cpio"), initrd_key, exports, prepare, attach, rootfs })
 }
 
 fn nine_p(at: &str, tag: &str) -> Mount {

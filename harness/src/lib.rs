@@ -33,6 +33,7 @@ pub mod packages;
 pub mod proc;
 pub mod progress;
 pub mod rundir;
+pub mod snapshot;
 pub mod stop;
 pub mod store;
 pub mod vm;

@@ -28,6 +28,9 @@ pub struct Qemu {
     pub path: PathBuf,
     /// The version it tells of itself.
     pub version: String,
+    /// The model of the processor that it runs on: a guest's state depends on
+    /// it, and so does the rate of its clock.
+    pub host_cpu: String,
 }
 
 /// What the caller wants.
@@ -131,9 +134,33 @@ pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
         .await;
     match (ended, version) {
         (Err(Stop::Interrupted), _) => Err(Stop::Interrupted),
-        (Ok(ended), Some(version)) if ended.success() => Ok(Qemu { path: QEMU.into(), version }),
+        (Ok(ended), Some(version)) if ended.success() => {
+            Ok(Qemu { path: QEMU.into(), version, host_cpu: host_cpu() })
+        }
         _ => Err(missing()),
     }
+}
+
+/// Model and features of the processor, as the kernel tells them.
+fn host_cpu() -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of_interest = |line: &&str| line.starts_with("model name") || line.starts_with("flags");
+    cpus.lines().filter(of_interest).take(2).collect::<Vec<_>>().join("\n")
+}
+
+/// How many VMs may run at the same time when nobody says: as many as there are
+/// processors, since a test keeps one of them busy, and as fit into the memory
+/// that is free now.
+pub fn jobs(memory_mib: u32) -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available_kib: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0);
+    let fit = available_kib / 1024 / u64::from(memory_mib);
+    u32::try_from(fit).unwrap_or(u32::MAX).clamp(1, u32::try_from(processors).unwrap_or(1).max(1))
 }
 
 /// Decides what the guest runs on.
@@ -163,9 +190,7 @@ async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
         return Ok(Some(format!("/dev/kvm: {error}")));
     }
     let boot = fs::read("/proc/sys/kernel/random/boot_id").context("/proc is not mounted")?;
-    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find(|l| l.starts_with("model name")).unwrap_or_default();
-    let key = digest([boot.as_slice(), qemu.version.as_bytes(), model.as_bytes()]);
+    let key = digest([boot.as_slice(), qemu.version.as_bytes(), qemu.host_cpu.as_bytes()]);
     let remembered = ctx.store.dir("kvm")?.join(&key[..20]);
     if let Ok(answer) = fs::read_to_string(&remembered) {
         return Ok(Some(answer).filter(|a| !a.is_empty()));

@@ -25,16 +25,17 @@ impl Progress {
             }
             Event::Progress { stage, text } => Some(format!("{stage:<8} {text}")),
             Event::Note { text } => Some(format!("note     {text}")),
-            Event::Planned { tests, not_applicable } => {
-                (self.planned, self.finished) = (tests.len(), 0);
+            Event::Planned { tests, repeat, not_applicable } => {
+                (self.planned, self.finished) = (tests.len() * *repeat as usize, 0);
                 let rest = match not_applicable.len() {
                     0 => String::new(),
                     n => format!(", {n} do not apply to this kernel"),
                 };
-                Some(format!("run      {} tests{rest}", tests.len()))
+                let times = if *repeat > 1 { format!(", {repeat} times") } else { String::new() };
+                Some(format!("run      {} tests{times}{rest}", tests.len()))
             }
             Event::Frame { sealed, .. } => self.frame(&sealed.message),
-            Event::VmEnded { end: VmEnd::Done | VmEnd::Interrupted, .. } => None,
+            Event::VmEnded { end: VmEnd::Done | VmEnd::Saved | VmEnd::Interrupted, .. } => None,
             Event::VmEnded { end, .. } => {
                 Some(format!("run      the VM is over: {}", describe(end)))
             }

@@ -41,6 +41,10 @@ pub fn summary(results: &Results, dir: &Path) -> String {
     let noteworthy = |t: &&TestResult| !t.as_expected || t.verdict != Verdict::Passed;
     for test in results.tests.iter().filter(noteworthy).filter(|t| t.verdict != Verdict::NotRun) {
         let mut head = format!("{:<9} {}", test.verdict.as_str().replace('_', " "), test.id);
+        if test.flaky {
+            write!(head, " (flaky: {} turns, not all alike)", test.attempts)
+                .expect("writing to a string");
+        }
         if let Some(issue) = &test.known_issue {
             write!(head, " (known issue {issue})").expect("writing to a string");
         } else if test.as_expected {
@@ -68,6 +72,7 @@ pub fn summary(results: &Results, dir: &Path) -> String {
             (s.timed_out, "timed out"),
             (s.not_run, "not run"),
             (s.known, "known"),
+            (s.flaky, "flaky"),
         ]
         .iter()
         .filter(|(n, _)| *n > 0)

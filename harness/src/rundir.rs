@@ -41,6 +41,19 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 const FILES: [&str; 7] =
     ["plan.yaml", "results.json", MARK, "console.log", "kernel.config", "build.log", "qemu.cmd"];
 
+/// The console of a VM while it runs; `console.log` takes it over when the VM is
+/// gone.
+pub fn console_of(vm: u32) -> String {
+    format!("console-{vm}.log")
+}
+
+/// Whether a file of a run directory is one that a run has left there.
+fn is_ours(name: &std::ffi::OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let number = name.strip_prefix("console-").and_then(|rest| rest.strip_suffix(".log"));
+    FILES.contains(&name) || number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
 /// What speaks against `--out DIR`, if anything does.
 pub fn check_out(dir: &Path) -> Option<Problem> {
     let problem = |what: &str| {
@@ -58,7 +71,7 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
         Ok(entries) => entries,
     };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-    if let Some(foreign) = names.iter().find(|name| !FILES.iter().any(|file| *name == file)) {
+    if let Some(foreign) = names.iter().find(|name| !is_ours(name)) {
         return problem(&format!("holds what is not ours: {}", foreign.display()));
     }
     let a_run = ["plan.yaml", MARK].iter().all(|file| dir.join(file).is_file());
@@ -93,14 +106,10 @@ pub fn create(out: Option<&Path>, cwd: &Path) -> Result<(PathBuf, Flock<File>)> 
     if let Some(dir) = out {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let held = hold(dir)?;
-        for file in FILES {
-            let path = dir.join(file);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
+        let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+        for entry in entries.flatten().filter(|entry| is_ours(&entry.file_name())) {
+            let path = entry.path();
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         return Ok((dir.to_owned(), held));
     }

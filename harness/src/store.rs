@@ -14,6 +14,10 @@ use crate::events::Log;
 use crate::interrupt::Interrupt;
 use crate::stop::Stop;
 
+/// How the names of drafts begin: of what is being written, or was when its
+/// writer died.
+const DRAFT: &str = ".new-";
+
 /// The store: a directory of ours.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -119,7 +123,7 @@ impl Store {
         let parent = path.parent().expect("files lie below the root");
         (|| -> Result<()> {
             fs::create_dir_all(parent)?;
-            let file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent)?;
+            let file = tempfile::Builder::new().prefix(DRAFT).tempfile_in(parent)?;
             fs::write(file.path(), text)?;
             file.persist(&path)?;
             Ok(())
@@ -138,20 +142,36 @@ impl Store {
         name: &str,
         make: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<PathBuf, E> {
+        let parent = Path::new(name).parent().expect("entries lie below the root");
+        let draft = self.draft(&parent.to_string_lossy())?;
+        make(draft.path())?;
+        Ok(self.adopt(name, draft)?)
+    }
+
+    /// An empty directory beside the entries of `part`, to be filled and
+    /// [adopted](Store::adopt). It is removed if it is not.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn draft(&self, part: &str) -> Result<tempfile::TempDir> {
+        let parent = self.dir(part)?;
+        tempfile::Builder::new()
+            .prefix(DRAFT)
+            .tempdir_in(&parent)
+            .with_context(|| format!("cannot write to {}", parent.display()))
+    }
+
+    /// Shows a draft that is whole as the entry `name`.
+    ///
+    /// # Errors
+    /// When it cannot be renamed.
+    pub fn adopt(&self, name: &str, draft: tempfile::TempDir) -> Result<PathBuf> {
         let place = self.path(name);
-        let parent = place.parent().expect("entries lie below the root").to_owned();
-        let made = (|| -> Result<tempfile::TempDir> {
-            fs::create_dir_all(&parent)?;
-            Ok(tempfile::Builder::new().prefix(".new-").tempdir_in(&parent)?)
-        })()
-        .with_context(|| format!("cannot write to {}", parent.display()))?;
-        make(made.path())?;
-        match fs::rename(made.path(), &place) {
-            Ok(()) => drop(made.keep()),
+        match fs::rename(draft.path(), &place) {
+            Ok(()) => drop(draft.keep()),
             Err(_) if place.is_dir() => {}
             Err(error) => {
-                let error = anyhow::Error::new(error);
-                return Err(error.context(format!("cannot write {}", place.display())).into());
+                return Err(error).with_context(|| format!("cannot write {}", place.display()));
             }
         }
         Ok(place)

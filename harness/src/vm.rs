@@ -5,32 +5,39 @@
 //! that the console is kept, within a bound, that a frame that is not of this
 //! start is told, and that nothing is left when the VM is gone.
 
-use std::fs::File;
-use std::io::Write as _;
-use std::os::fd::OwnedFd;
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{IoSlice, Seek as _, Write as _};
+use std::ops::Range;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use hmm_protocol::frame::{self, Decoder};
 use hmm_protocol::wire::{GuestMessage, HostMessage, Sealed};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, ChildStderr, ChildStdin};
 use tokio::time::{Duration, Instant};
 
 use crate::boot::Recipe;
-use crate::console::{Finding, Scanner};
+use crate::console::{Finding, Scanner, What};
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::proc::Lines;
+use crate::rundir::console_of;
 
 /// How much of a console is written down for one VM, in bytes. A guest that
 /// prints more is not believed to say anything new.
 const CONSOLE_LIMIT: u64 = 64 << 20;
 
-/// How many bytes of frames are taken from one VM: many times what an honest
-/// run sends.
+/// How many bytes of frames are taken between two orders to a VM: many times
+/// what an honest test sends.
 const FRAMES_LIMIT: u64 = 8 << 20;
 
 /// How many of the last lines of the console are at hand for a message.
@@ -40,14 +47,15 @@ const CONSOLE_TAIL: usize = 30;
 /// keeper.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// The console's log of a run: one file for all its VMs.
+/// The consoles of a run: a file for each VM while it runs, which goes to the
+/// end of `console.log` when it is gone.
 #[derive(Debug)]
-pub struct ConsoleLog {
-    file: File,
-    length: u64,
+pub struct Consoles {
+    dir: PathBuf,
+    whole: RefCell<File>,
 }
 
-impl ConsoleLog {
+impl Consoles {
     /// An empty `console.log` in `dir`.
     ///
     /// # Errors
@@ -56,15 +64,56 @@ impl ConsoleLog {
         let path = dir.join("console.log");
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(ConsoleLog { file, length: 0 })
+        Ok(Consoles { dir: dir.to_owned(), whole: RefCell::new(file) })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).context("cannot write console.log")?;
-        self.length += bytes.len() as u64;
-        Ok(())
+    /// Adds what a guest had printed that is not of this run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn append(&self, bytes: &[u8]) -> Result<()> {
+        self.whole.borrow_mut().write_all(bytes).context(NO_CONSOLE)
+    }
+
+    /// A part of `console.log`, by its bytes.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read(&self, part: Range<u64>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(part.end - part.start)?];
+        let file = File::open(self.dir.join("console.log")).context("console.log")?;
+        file.read_exact_at(&mut bytes, part.start).context("console.log")?;
+        Ok(bytes)
+    }
+
+    /// Begins the file of a VM.
+    fn open(&self, vm: u32) -> Result<File> {
+        let path = self.dir.join(console_of(vm));
+        File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Moves the file of a VM to the end of `console.log`. Returns where it
+    /// begins and ends there, in bytes.
+    fn close(&self, vm: u32, mut file: File) -> Result<(u64, u64)> {
+        let mut whole = self.whole.borrow_mut();
+        let mut copy = || -> std::io::Result<(u64, u64)> {
+            file.rewind()?;
+            let from = whole.stream_position()?;
+            let length = std::io::copy(&mut file, &mut *whole)?;
+            fs::remove_file(self.dir.join(console_of(vm)))?;
+            Ok((from, from + length))
+        };
+        copy().context(NO_CONSOLE)
     }
 }
+
+const NO_CONSOLE: &str = "cannot write console.log";
 
 /// Something that happened to a VM.
 #[derive(Debug)]
@@ -73,6 +122,8 @@ pub enum Happening {
     Said(GuestMessage),
     /// The console said something worth knowing.
     Console(Finding),
+    /// Its state was saved, or why not.
+    Saved(Result<(), String>),
     /// It is gone.
     Gone(VmEnd),
     /// The deadline passed.
@@ -81,10 +132,19 @@ pub enum Happening {
     Interrupted,
 }
 
+/// What is left of a VM that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// Its part of `console.log`, in bytes.
+    pub console: Range<u64>,
+    /// Whether its kernel complained at any time.
+    pub complained: bool,
+}
+
 /// A running VM.
 pub struct Vm<'a> {
     ctx: &'a Context,
-    console_log: ConsoleLog,
+    consoles: &'a Consoles,
     number: u32,
     nonce: String,
     child: Child,
@@ -99,48 +159,56 @@ pub struct Vm<'a> {
     frame_bytes: u64,
     console: UnixStream,
     console_open: bool,
-    console_from: u64,
+    console_log: File,
+    console_length: u64,
     scanner: Scanner,
+    complained: bool,
     findings: std::collections::VecDeque<Finding>,
     tail: std::collections::VecDeque<String>,
-    monitor: Lines<UnixStream>,
+    monitor: Lines<OwnedReadHalf>,
+    to_monitor: OwnedWriteHalf,
     monitor_open: bool,
     shutdown: Option<String>,
+    saved: Option<Result<(), String>>,
 }
 
 impl<'a> Vm<'a> {
-    /// Starts a VM.
+    /// Starts a VM: from the state that `restored` holds, or from nothing.
     ///
     /// # Errors
     /// When QEMU cannot be started at all.
     pub async fn start(
         ctx: &'a Context,
-        console_log: ConsoleLog,
+        consoles: &'a Consoles,
         recipe: &Recipe,
         number: u32,
+        restored: Option<File>,
     ) -> Result<Self> {
         let nonce = nonce()?;
+        let console_log = consoles.open(number)?;
         let (console, console_of_qemu) = socket_pair()?;
         let (agent, agent_of_qemu) = socket_pair()?;
-        let (mut monitor, monitor_of_qemu) = socket_pair()?;
+        let (monitor, monitor_of_qemu) = socket_pair()?;
         ctx.log.emit(Event::VmStarted {
             vm: number,
             nonce: nonce.clone(),
-            console_from: console_log.length,
+            restored: restored.is_some(),
         });
-        let mut child =
-            recipe.command().spawn(vec![console_of_qemu, agent_of_qemu, monitor_of_qemu])?;
+        let command = recipe.command(restored.is_some());
+        let mut fds = vec![console_of_qemu, agent_of_qemu, monitor_of_qemu];
+        fds.extend(restored.map(OwnedFd::from));
+        let (monitor, mut to_monitor) = monitor.into_split();
+        let mut child = command.spawn(fds)?;
         let keeper_end = child.stdin.take();
         // QEMU has nothing to say there: its console is a socket.
         drop(child.stdout.take());
         let errors = Lines::new(child.stderr.take().expect("piped by spawn"));
         // The monitor tells its events only to who introduced himself. One that
         // is closed already belongs to a QEMU whose end will be told.
-        let _ = monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").await;
+        let _ = to_monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").await;
         let mut vm = Vm {
             ctx,
-            console_from: console_log.length,
-            console_log,
+            consoles,
             number,
             nonce: nonce.clone(),
             child,
@@ -155,14 +223,21 @@ impl<'a> Vm<'a> {
             frame_bytes: 0,
             console,
             console_open: true,
+            console_log,
+            console_length: 0,
             scanner: Scanner::default(),
+            complained: false,
             findings: std::collections::VecDeque::new(),
             tail: std::collections::VecDeque::new(),
             monitor: Lines::new(monitor),
+            to_monitor,
             monitor_open: true,
             shutdown: None,
+            saved: None,
         };
-        vm.tell(&HostMessage::Start { nonce }).await;
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        vm.tell(&HostMessage::Start { nonce, unix_ms }).await;
         Ok(vm)
     }
 
@@ -179,9 +254,34 @@ impl<'a> Vm<'a> {
     /// Says something to the agent. If nobody hears it, the deadline for the
     /// answer will tell.
     pub async fn tell(&mut self, message: &HostMessage) {
+        self.frame_bytes = 0;
         let bytes = frame::encode(message).expect("what the harness says is short");
         if self.agent.write_all(&bytes).await.is_err() {
             self.agent_open = false;
+        }
+    }
+
+    /// Begins to save its state into `file`; how that ended is something that
+    /// [happens](Happening::Saved). It stands still afterwards.
+    pub async fn save(&mut self, file: &File) {
+        // The descriptor belongs to the command that it comes with: QEMU's
+        // `getfd` (qapi/misc.json). Without the limit of bandwidth that is meant
+        // for networks the state is written at once.
+        let commands = [
+            r#"{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"events","state":true}]}}"#,
+            r#"{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":17179869184}}"#,
+            r#"{"execute":"getfd","arguments":{"fdname":"state"}}"#,
+            "",
+        ]
+        .join("\n");
+        let migrate = b"{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}\n";
+        let sent = send_descriptor(self.to_monitor.as_ref(), commands.as_bytes(), file);
+        let sent = match sent {
+            Ok(()) => self.to_monitor.write_all(migrate).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            self.saved = Some(Err(format!("QEMU's monitor: {error}")));
         }
     }
 
@@ -202,6 +302,9 @@ impl<'a> Vm<'a> {
             }
             if let Some(finding) = self.findings.pop_front() {
                 return Ok(Happening::Console(finding));
+            }
+            if let Some(saved) = self.saved.take() {
+                return Ok(Happening::Saved(saved));
             }
             tokio::select! {
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
@@ -244,12 +347,11 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Ends it, if it is not gone yet, and writes down why. Returns the log for
-    /// the next one.
+    /// Ends it, if it is not gone yet, and writes down why.
     ///
     /// # Errors
     /// When the console cannot be written down.
-    pub async fn end(mut self, end: VmEnd) -> Result<ConsoleLog> {
+    pub async fn end(mut self, end: VmEnd) -> Result<Remains> {
         drop(self.keeper_end.take());
         let deadline = Instant::now() + LAST_WORDS;
         // What still comes is written down; what it means does not matter now.
@@ -268,12 +370,9 @@ impl<'a> Vm<'a> {
             }
         }
         self.child.wait().await.context("waiting for QEMU")?;
-        self.ctx.log.emit(Event::VmEnded {
-            vm: self.number,
-            end,
-            console_to: self.console_log.length,
-        });
-        Ok(self.console_log)
+        let (console_from, console_to) = self.consoles.close(self.number, self.console_log)?;
+        self.ctx.log.emit(Event::VmEnded { vm: self.number, end, console_from, console_to });
+        Ok(Remains { console: console_from..console_to, complained: self.complained })
     }
 
     /// Checks that a frame is the next one of this start, and writes it down.
@@ -296,10 +395,13 @@ impl<'a> Vm<'a> {
 
     /// Takes bytes of the console.
     fn hear(&mut self, bytes: &[u8]) -> Result<()> {
-        let room = CONSOLE_LIMIT.saturating_sub(self.console_log.length - self.console_from);
+        let room = CONSOLE_LIMIT.saturating_sub(self.console_length);
         let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        self.console_log.append(&bytes[..kept])?;
-        self.findings.extend(self.scanner.push(&bytes[..kept]));
+        self.console_log.write_all(&bytes[..kept]).context(NO_CONSOLE)?;
+        self.console_length += kept as u64;
+        let found = self.scanner.push(&bytes[..kept]);
+        self.complained |= found.iter().any(|f| matches!(f.what, What::Complaint { .. }));
+        self.findings.extend(found);
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split('\n');
         if let Some(first) = lines.next() {
@@ -319,12 +421,23 @@ impl<'a> Vm<'a> {
         Ok(())
     }
 
-    /// Takes a line of the monitor: all that is wanted of it is why the guest
-    /// shut down (`SHUTDOWN` in QEMU's qapi/run-state.json).
+    /// Takes a line of the monitor. What is wanted of it is why the guest shut
+    /// down (`SHUTDOWN` in QEMU's qapi/run-state.json), and what became of the
+    /// order to save it (`MIGRATION` in qapi/migration.json).
     fn heed(&mut self, line: &str) {
         let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { return };
-        if value["event"] == "SHUTDOWN" {
-            self.shutdown = value["data"]["reason"].as_str().map(str::to_owned);
+        let of = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        match (value["event"].as_str(), value["data"]["status"].as_str()) {
+            (Some("SHUTDOWN"), _) => self.shutdown = of(&value["data"]["reason"]),
+            (Some("MIGRATION"), Some("completed")) => self.saved = Some(Ok(())),
+            (Some("MIGRATION"), Some("failed")) => {
+                self.saved = Some(Err("QEMU could not write it".into()));
+            }
+            _ => {}
+        }
+        // Nothing but what belongs to saving can be refused.
+        if let Some(why) = of(&value["error"]["desc"]) {
+            self.saved = Some(Err(format!("QEMU: {why}")));
         }
     }
 
@@ -341,6 +454,16 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = StdStream::pair().context("cannot make a socket pair")?;
     ours.set_nonblocking(true).context("cannot make a socket pair")?;
     Ok((UnixStream::from_std(ours).context("cannot make a socket pair")?, theirs.into()))
+}
+
+/// Writes to a socket, with a descriptor. What is written is short and the
+/// socket idle, so it fits at once.
+fn send_descriptor(socket: &UnixStream, bytes: &[u8], file: &File) -> std::io::Result<()> {
+    let descriptors = [file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let words = [IoSlice::new(bytes)];
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &words, &rights, MsgFlags::empty(), None)?;
+    if sent == bytes.len() { Ok(()) } else { Err(std::io::ErrorKind::WriteZero.into()) }
 }
 
 /// 128 random bits, as hex.

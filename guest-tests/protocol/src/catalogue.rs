@@ -92,6 +92,10 @@ impl TestId {
     }
 }
 
+/// Those that take longest, the longest first; the others are all much alike.
+pub const LONGEST: [&str; 4] =
+    ["hmm.migrate_multiple", "hmm.anon_teardown", "hmm.anon_read_multiple", "hmm.anon_write_child"];
+
 /// Every test on every device it runs on, in the order in which they run:
 /// device by device, each in the catalogue's order.
 pub fn all() -> Vec<TestId> {

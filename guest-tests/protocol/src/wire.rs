@@ -3,8 +3,10 @@
 //! The harness speaks first: [`HostMessage::Start`] carries the nonce of this
 //! start of the VM, and every answer of the agent repeats it, so that bytes
 //! left over from another start, or written to the port by anybody else, are
-//! recognised. Then `Prepare`, one `Run` for each test, and `Finish`. A test
-//! process speaks to the agent alone, in [`TestMessage`]s.
+//! recognised. Then `Prepare`, `Attach`, one `Run` for each test, and `Finish`.
+//! A guest whose state is saved is saved after `Prepare`; each of its copies
+//! begins with a `Start` of its own and goes on with `Attach`. A test process
+//! speaks to the agent alone, in [`TestMessage`]s.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,10 @@ use crate::catalogue::Device;
 
 /// The version of these messages. Both sides must have the same: the agent
 /// says its own in [`GuestMessage::Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// How often an agent that watches a test says so, in milliseconds.
+pub const ALIVE_EVERY_MS: u64 = 1000;
 
 /// What travels from the agent to the harness: a message under its nonce and
 /// number.
@@ -37,9 +42,15 @@ pub enum HostMessage {
     Start {
         /// Random, new for each start of a VM.
         nonce: String,
+        /// The host's time of day, in milliseconds since 1970, which the guest
+        /// takes over: that of a restored one stood still.
+        unix_ms: u64,
     },
-    /// Put the guest in order. Answered by [`GuestMessage::Prepared`].
+    /// Put the guest in order, as far as it needs nothing of the host. Answered
+    /// by [`GuestMessage::Prepared`].
     Prepare(Prepare),
+    /// Mount what comes from the host. Answered by [`GuestMessage::Attached`].
+    Attach(Attach),
     /// Run one test. Answered by `Started`, any number of `Step`s, `Finished`.
     Run(Job),
     /// No test will follow. Answered by [`GuestMessage::Done`], after which
@@ -57,11 +68,22 @@ pub enum GuestMessage {
         protocol: u32,
         /// `uname -r` of the running kernel.
         release: String,
+        /// `/proc/sys/kernel/random/boot_id`: another for each boot, the same
+        /// in every copy of a saved guest.
+        boot_id: String,
+        /// How long ago it booted, by its own clock, in microseconds.
+        uptime_us: u64,
     },
-    /// The guest is in order; sent once every mount and setting is in effect.
+    /// The guest's own part is in order: every mount and setting is in effect.
     Prepared {
-        /// Path of each setting and what was read back from it after it was
-        /// written.
+        /// `/proc/sys/kernel/tainted`.
+        taint: u64,
+        /// As in `Hello`.
+        uptime_us: u64,
+    },
+    /// The host's part is there too, and tests can run.
+    Attached {
+        /// Path of each setting and what it reads as now.
         settings: BTreeMap<String, String>,
         /// The names of `/dev/hmm_dmirror*` that can be opened.
         devices: Vec<String>,
@@ -81,6 +103,13 @@ pub enum GuestMessage {
         id: String,
         /// What it does now, in a few words.
         text: String,
+    },
+    /// The agent still watches a test: said every [`ALIVE_EVERY_MS`]
+    /// milliseconds, so that a guest that cannot run any more is told from a
+    /// test that takes long.
+    Alive {
+        /// The test's id.
+        id: String,
     },
     /// A test process is gone, or cannot be made to go.
     Finished {
@@ -175,8 +204,17 @@ pub struct Prepare {
     pub links: Vec<(String, String)>,
     /// Files written after the mounts: path, value. Read back afterwards.
     pub settings: Vec<Setting>,
-    /// Where the test binary is, as a path below the root once all is mounted.
-    /// It is copied to tmpfs and executed there.
+}
+
+/// What the guest gets of the host, after its own part is in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// File systems to mount, in this order.
+    pub mounts: Vec<Mount>,
+    /// Files written after the mounts, beside those of [`Prepare`].
+    pub settings: Vec<Setting>,
+    /// Where the test binary is, as a path once all is mounted. It is copied to
+    /// tmpfs and executed there.
     pub tests: String,
 }
 

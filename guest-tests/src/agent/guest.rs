@@ -5,12 +5,15 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hmm_protocol::wire::{Mount, Prepare};
+use hmm_protocol::wire::{Attach, Mount, Prepare, Setting};
 use nix::mount::{MsFlags, mount};
 use nix::sys::personality::{self, Persona};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
 use nix::unistd::{chdir, chroot};
 
 /// Where the root that tests see is put together, in the initramfs.
@@ -40,9 +43,9 @@ pub(crate) fn release() -> String {
         .unwrap_or_default()
 }
 
-/// Mounts, links and settings; then enters the root and puts the test binary
-/// in its place. Returns each setting as it reads afterwards.
-pub(crate) fn prepare(prepare: &Prepare) -> Result<BTreeMap<String, String>, (String, String)> {
+/// Mounts, links and settings; then enters the root. Needs nothing of the host,
+/// so that the guest's state can be saved afterwards.
+pub(crate) fn prepare(prepare: &Prepare) -> Result<(), (String, String)> {
     let root = Path::new(ROOT);
     let mut mounts = prepare.mounts.iter();
     if let Some(first) = mounts.next() {
@@ -57,28 +60,68 @@ pub(crate) fn prepare(prepare: &Prepare) -> Result<BTreeMap<String, String>, (St
         mount_one(root, one)?;
     }
     chroot(root).and_then(|()| chdir("/")).map_err(|e| ("enter the root".into(), e.to_string()))?;
-
-    fs::copy(&prepare.tests, TESTS)
-        .and_then(|_| fs::set_permissions(TESTS, fs::Permissions::from_mode(0o755)))
-        .map_err(|e| (format!("copy {} to {TESTS}", prepare.tests), e.to_string()))?;
-
     make_device_nodes().map_err(|why| ("make the device nodes".into(), why))?;
+    write_settings(&prepare.settings)
+}
 
-    let mut read_back = BTreeMap::new();
-    for setting in &prepare.settings {
+/// Mounts what comes from the host and puts the test binary in its place.
+pub(crate) fn attach(attach: &Attach) -> Result<(), (String, String)> {
+    for one in &attach.mounts {
+        mount_one(Path::new("/"), one)?;
+    }
+    fs::copy(&attach.tests, TESTS)
+        .and_then(|_| fs::set_permissions(TESTS, fs::Permissions::from_mode(0o755)))
+        .map_err(|e| (format!("copy {} to {TESTS}", attach.tests), e.to_string()))?;
+    write_settings(&attach.settings)
+}
+
+fn write_settings(settings: &[Setting]) -> Result<(), (String, String)> {
+    for setting in settings {
         if setting.optional && !Path::new(&setting.path).exists() {
             continue;
         }
-        let failed = |e: std::io::Error| (format!("set {}", setting.path), e.to_string());
         OpenOptions::new()
             .write(true)
             .open(&setting.path)
             .and_then(|mut file| file.write_all(setting.value.as_bytes()))
-            .map_err(failed)?;
-        let now = fs::read_to_string(&setting.path).unwrap_or_default();
-        read_back.insert(setting.path.clone(), now.trim().to_owned());
+            .map_err(|e| (format!("set {}", setting.path), e.to_string()))?;
     }
-    Ok(read_back)
+    Ok(())
+}
+
+/// What the files of settings read as now; those that are not there are left
+/// out.
+pub(crate) fn read_back<'a>(
+    settings: impl IntoIterator<Item = &'a Setting>,
+) -> BTreeMap<String, String> {
+    settings
+        .into_iter()
+        .filter_map(|setting| {
+            let now = fs::read_to_string(&setting.path).ok()?;
+            Some((setting.path.clone(), now.trim().to_owned()))
+        })
+        .collect()
+}
+
+/// `/proc/sys/kernel/random/boot_id`.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// How long ago the kernel booted, in microseconds.
+pub(crate) fn uptime_us() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(|now| Duration::from(now).as_micros())
+        .ok()
+        .and_then(|us| u64::try_from(us).ok())
+        .unwrap_or_default()
+}
+
+/// Takes over the host's time of day. Tests measure no wall clock, so a kernel
+/// that refuses is as good.
+pub(crate) fn set_time(unix_ms: u64) {
+    let now = TimeSpec::from(Duration::from_millis(unix_ms));
+    let _ = clock_settime(ClockId::CLOCK_REALTIME, now);
 }
 
 /// The names of the driver's nodes, in order.

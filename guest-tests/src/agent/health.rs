@@ -16,7 +16,7 @@ impl Counters {
     /// Reads them. A counter that the kernel does not have reads as 0.
     pub(crate) fn now() -> Self {
         Counters {
-            taint: read("/proc/sys/kernel/tainted"),
+            taint: taint(),
             warnings: read("/sys/kernel/warn_count"),
             oopses: read("/sys/kernel/oops_count"),
         }
@@ -31,6 +31,11 @@ impl Counters {
             oopses: later.oopses.saturating_sub(self.oopses),
         }
     }
+}
+
+/// The kernel's taint mask (Documentation/admin-guide/tainted-kernels.rst).
+pub(crate) fn taint() -> u64 {
+    read("/proc/sys/kernel/tainted")
 }
 
 /// Arms `WARN_ON_ONCE` and its like again, so that each test is told of its own

@@ -13,6 +13,7 @@
 mod guest;
 mod health;
 mod port;
+mod random;
 mod test_process;
 
 use hmm_protocol::wire::{GuestMessage, HostMessage, VERSION};
@@ -39,17 +40,32 @@ fn main() {
 /// Serves until something cannot be done. Returns what and why.
 fn serve(port: &mut Port) -> Result<(), (String, String)> {
     let mut finished = 0;
+    let mut settings = Vec::new();
     loop {
         match port.listen() {
-            HostMessage::Start { nonce } => {
+            HostMessage::Start { nonce, unix_ms } => {
                 port.start(nonce);
                 finished = 0;
-                port.say(GuestMessage::Hello { protocol: VERSION, release: guest::release() });
+                guest::set_time(unix_ms);
+                port.say(GuestMessage::Hello {
+                    protocol: VERSION,
+                    release: guest::release(),
+                    boot_id: guest::boot_id(),
+                    uptime_us: guest::uptime_us(),
+                });
             }
             HostMessage::Prepare(prepare) => {
-                let settings = guest::prepare(&prepare)?;
+                guest::prepare(&prepare)?;
+                settings = prepare.settings;
                 port.say(GuestMessage::Prepared {
-                    settings,
+                    taint: health::taint(),
+                    uptime_us: guest::uptime_us(),
+                });
+            }
+            HostMessage::Attach(attach) => {
+                guest::attach(&attach)?;
+                port.say(GuestMessage::Attached {
+                    settings: guest::read_back(settings.iter().chain(&attach.settings)),
                     devices: guest::devices(),
                     tests: test_process::list()?,
                 });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use hmm_protocol::frame::Decoder;
-use hmm_protocol::wire::{GuestMessage, Job, Outcome, TestMessage};
+use hmm_protocol::wire::{ALIVE_EVERY_MS, GuestMessage, Job, Outcome, TestMessage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, killpg};
@@ -20,6 +20,7 @@ use nix::unistd::{Pid, pipe2};
 use crate::guest::TESTS;
 use crate::health::{self, Counters};
 use crate::port::Port;
+use crate::random;
 
 /// The descriptor on which a test process speaks.
 const CHANNEL: i32 = 3;
@@ -50,14 +51,19 @@ pub(crate) fn list() -> Result<Vec<String>, (String, String)> {
 pub(crate) fn run(job: &Job, port: &mut Port) -> Result<(), (String, String)> {
     let failed = |why: String| (format!("run {}", job.id), why);
     health::rearm_once();
+    random::stir(&format!("{} {}", job.seed, job.id)).map_err(failed)?;
     let before = Counters::now();
     health::mark(&format!("hmm-harness: begin {}\n", job.id)).map_err(failed)?;
 
     let begun = Instant::now();
     let mut process = Process::start(job).map_err(failed)?;
     port.say(GuestMessage::Started { id: job.id.clone(), pid: process.pid.as_raw() });
-    let outcome = process.watch(begun + Duration::from_millis(job.timeout_ms), |text| {
-        port.say(GuestMessage::Step { id: job.id.clone(), text });
+    let outcome = process.watch(begun + Duration::from_millis(job.timeout_ms), |sign| {
+        let id = job.id.clone();
+        port.say(match sign {
+            Sign::Step(text) => GuestMessage::Step { id, text },
+            Sign::Alive => GuestMessage::Alive { id },
+        });
     });
     let duration_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
 
@@ -65,6 +71,14 @@ pub(crate) fn run(job: &Job, port: &mut Port) -> Result<(), (String, String)> {
     let health = before.until(&Counters::now());
     port.say(GuestMessage::Finished { id: job.id.clone(), outcome, duration_us, health });
     Ok(())
+}
+
+/// What there is to tell of a test while it runs.
+enum Sign {
+    /// It came to a new step.
+    Step(String),
+    /// It runs, and is watched.
+    Alive,
 }
 
 /// A running test process.
@@ -125,28 +139,36 @@ impl Process {
     }
 
     /// Follows it until it is gone or `deadline` has passed and it was killed.
-    fn watch(&mut self, deadline: Instant, mut on_step: impl FnMut(String)) -> Outcome {
-        self.wait_until(deadline, &mut on_step);
+    fn watch(&mut self, deadline: Instant, mut on_sign: impl FnMut(Sign)) -> Outcome {
+        self.wait_until(deadline, &mut on_sign);
         if self.status.is_some() {
             // A child that the test left behind must not see the next one.
             let _ = killpg(self.pid, Signal::SIGKILL);
-            self.drain(&mut on_step);
+            self.drain(&mut on_sign);
             return self.outcome();
         }
         let stack = self.kernel_stack();
         // It exists, since it was not reaped.
         let _ = killpg(self.pid, Signal::SIGKILL);
-        self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_step);
+        self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_sign);
         Outcome::TimedOut { killed: self.status.is_some(), stack }
     }
 
     /// Waits for its end, passing on what it says.
-    fn wait_until(&mut self, deadline: Instant, on_step: &mut impl FnMut(String)) {
+    fn wait_until(&mut self, deadline: Instant, on_sign: &mut impl FnMut(Sign)) {
+        let every = Duration::from_millis(ALIVE_EVERY_MS);
+        let mut next_sign = Instant::now() + every;
         while self.status.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 return;
             }
+            if now >= next_sign {
+                on_sign(Sign::Alive);
+                next_sign = now + every;
+            }
+            let left = left.min(next_sign.saturating_duration_since(now));
             let mut waiting = vec![PollFd::new(self.children.as_fd(), PollFlags::POLLIN)];
             if self.channel_open {
                 waiting.push(PollFd::new(self.channel.as_fd(), PollFlags::POLLIN));
@@ -158,20 +180,20 @@ impl Process {
             // would spin. An interrupted call is made again.
             let ms = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
             let _ = poll(&mut waiting, PollTimeout::from(ms));
-            self.drain(on_step);
+            self.drain(on_sign);
             self.reap();
         }
     }
 
     /// Reads what is there on the channel and on standard error.
-    fn drain(&mut self, on_step: &mut impl FnMut(String)) {
+    fn drain(&mut self, on_sign: &mut impl FnMut(Sign)) {
         let mut chunk = [0u8; 4096];
         while self.channel_open {
             match self.channel.read(&mut chunk) {
                 Ok(0) => self.channel_open = false,
                 Ok(n) => {
                     self.decoder.push(&chunk[..n]);
-                    self.take_messages(on_step);
+                    self.take_messages(on_sign);
                 }
                 Err(_) => break,
             }
@@ -188,10 +210,10 @@ impl Process {
         }
     }
 
-    fn take_messages(&mut self, on_step: &mut impl FnMut(String)) {
+    fn take_messages(&mut self, on_sign: &mut impl FnMut(Sign)) {
         loop {
             match self.decoder.take() {
-                Ok(Some(TestMessage::Step { text })) => on_step(text),
+                Ok(Some(TestMessage::Step { text })) => on_sign(Sign::Step(text)),
                 // The first verdict stands: nothing honest says two.
                 Ok(Some(TestMessage::Verdict(verdict))) => {
                     self.verdict.get_or_insert(verdict);

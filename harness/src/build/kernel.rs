@@ -37,6 +37,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Names what it was made of: equal keys, equal kernels.
+    pub fn key(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// The image that QEMU enters by PVH.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join("vmlinux")

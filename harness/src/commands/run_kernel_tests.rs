@@ -261,6 +261,11 @@ async fn stages(
         timeout: plan.timeout,
         time_scale: accelerator.time_scale() * prepared.profile.timeout_scale,
         seed: plan.seed,
+        isolate: plan.isolate,
+        jobs: plan.jobs.unwrap_or_else(|| machine::jobs(recipe.info.memory_mib)),
+        repeat: plan.repeat,
+        retry: plan.retry,
+        snapshot: !plan.no_snapshot,
     };
     if plan.until <= Stage::Boot {
         run::tests(ctx, &recipe, &[], options, dir).await?;
@@ -274,6 +279,7 @@ async fn stages(
     let (tests, not_applicable) = applicable(plan.test_ids(), kernel.configured.source.version);
     ctx.log.emit(Event::Planned {
         tests: tests.iter().map(TestId::to_string).collect(),
+        repeat: plan.repeat,
         not_applicable,
     });
     run::tests(ctx, &recipe, &tests, options, dir).await?;

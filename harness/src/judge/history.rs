@@ -27,6 +27,8 @@ pub(super) struct History {
     /// Sessions that did not end as they should, with no test to blame.
     pub(super) loose_ends: Vec<String>,
     pub(super) stop: Option<Stop>,
+    /// When the first test started.
+    first_start: Option<u64>,
     /// The stream breaks off: nobody said how the run ended.
     pub(super) ended_in_the_middle: bool,
 }
@@ -35,6 +37,8 @@ pub(super) struct History {
 #[derive(Debug)]
 pub(super) struct Attempt {
     vm: u32,
+    /// Which of the test's turns it is; a turn that a machine lost is had again.
+    pub(super) turn: u32,
     /// Whether its process was seen.
     pub(super) begun: bool,
     /// The agent's last word on it.
@@ -73,9 +77,7 @@ pub(super) struct Complaint {
 impl History {
     pub(super) fn of(evidence: &Evidence) -> Self {
         let mut history = History { ended_in_the_middle: true, ..History::default() };
-        let mut first_start = None;
-        let mut vm_started = 0;
-        let mut session = Session::default();
+        let mut sessions: BTreeMap<u32, Session> = BTreeMap::new();
         for record in &evidence.records {
             history.timing.total_ms = record.t_ms;
             match &record.event {
@@ -91,19 +93,25 @@ impl History {
                 }
                 Event::Kernel(info) => history.kernel = info.clone(),
                 Event::Machine(info) => history.machine = info.clone(),
-                Event::Planned { tests, not_applicable } => {
+                Event::Planned { tests, not_applicable, .. } => {
                     history.planned.clone_from(tests);
                     history.not_applicable.clone_from(not_applicable);
                 }
-                Event::VmStarted { vm, nonce, .. } => {
-                    session = Session { nonce: nonce.clone(), ..Session::default() };
-                    if *vm == 0 {
-                        vm_started = record.t_ms;
-                    }
+                Event::VmStarted { vm, nonce, restored } => {
+                    let session = Session {
+                        nonce: nonce.clone(),
+                        restored: *restored,
+                        began_ms: record.t_ms,
+                        ..Session::default()
+                    };
+                    sessions.insert(*vm, session);
                 }
-                Event::Ordered { vm, id } => {
+                Event::Ordered { vm, id, turn } => {
+                    let restored = sessions.get(vm).is_some_and(|s| s.restored);
+                    history.machine.restored |= restored;
                     history.attempts.entry(id.clone()).or_default().push(Attempt {
                         vm: *vm,
+                        turn: *turn,
                         begun: false,
                         said: None,
                         end: None,
@@ -111,27 +119,13 @@ impl History {
                         console_closed: false,
                     });
                 }
-                Event::Frame { sealed, .. } if !session.accepts(sealed) => {}
-                Event::Frame { vm, sealed } => match &sealed.message {
-                    GuestMessage::Hello { .. } if *vm == 0 => {
-                        history.timing.boot_ms = record.t_ms.saturating_sub(vm_started);
+                Event::Frame { vm, sealed } => {
+                    if let Some(session) = sessions.get_mut(vm)
+                        && session.accepts(sealed)
+                    {
+                        history.heard(*vm, session, &sealed.message, record.t_ms);
                     }
-                    GuestMessage::Prepared { settings, .. } => {
-                        history.machine.settings.clone_from(settings);
-                    }
-                    GuestMessage::Started { id, .. } => {
-                        first_start.get_or_insert(record.t_ms);
-                        if let Some(attempt) = history.attempt(*vm, id) {
-                            attempt.begun = true;
-                        }
-                    }
-                    GuestMessage::Finished { id, outcome, duration_us, health } => {
-                        history.finished(*vm, id, outcome, *duration_us, health);
-                        let begun = first_start.unwrap_or(record.t_ms);
-                        history.timing.tests_ms = record.t_ms.saturating_sub(begun);
-                    }
-                    _ => {}
-                },
+                }
                 Event::VmEnded { vm, end, .. } => history.vm_ended(*vm, end),
                 Event::Stopped { stop } => {
                     history.stop = Some(stop.clone());
@@ -141,11 +135,34 @@ impl History {
             }
         }
         history.second_turns();
-        history.timing.ready_ms = first_start.unwrap_or(0);
+        history.timing.ready_ms = history.first_start.unwrap_or(0);
         for (vm, findings) in &evidence.consoles {
             history.console(*vm, findings);
         }
         history
+    }
+
+    fn heard(&mut self, vm: u32, session: &Session, message: &GuestMessage, t_ms: u64) {
+        match message {
+            GuestMessage::Hello { .. } if !session.restored && self.timing.boot_ms == 0 => {
+                self.timing.boot_ms = t_ms.saturating_sub(session.began_ms);
+            }
+            GuestMessage::Attached { settings, .. } => {
+                self.machine.settings.clone_from(settings);
+            }
+            GuestMessage::Started { id, .. } => {
+                self.first_start.get_or_insert(t_ms);
+                if let Some(attempt) = self.attempt(vm, id) {
+                    attempt.begun = true;
+                }
+            }
+            GuestMessage::Finished { id, outcome, duration_us, health } => {
+                self.finished(vm, id, outcome, *duration_us, health);
+                let begun = self.first_start.unwrap_or(t_ms);
+                self.timing.tests_ms = t_ms.saturating_sub(begun);
+            }
+            _ => {}
+        }
     }
 
     fn finished(
@@ -184,8 +201,9 @@ impl History {
     /// no failure of this test, and no good end of the machine.
     fn second_turns(&mut self) {
         for (id, attempts) in &self.attempts {
-            let earlier = attempts.iter().rev().skip(1);
-            let ends = earlier.filter_map(|a| a.end.as_ref()).filter(|end| !in_order(end));
+            let again = attempts.windows(2).filter(|pair| pair[0].turn == pair[1].turn);
+            let lost = again.map(|pair| &pair[0]);
+            let ends = lost.filter_map(|a| a.end.as_ref()).filter(|end| !in_order(end));
             let told = ends.map(|end| format!("before {id} began: {}", describe(end)));
             self.loose_ends.extend(told);
         }
@@ -193,12 +211,19 @@ impl History {
 
     /// Gives each complaint of a VM's console to the test that was running.
     fn console(&mut self, vm: u32, findings: &[Finding]) {
-        let mut running: Option<String> = None;
+        // The turns of this VM by test, and how many of each have begun.
+        let mut running: Option<(String, usize)> = None;
+        let mut begun: BTreeMap<&str, usize> = BTreeMap::new();
         for finding in findings {
             match &finding.what {
-                What::Begin(id) => running = Some(id.clone()),
+                What::Begin(id) => {
+                    let count = begun.entry(id).or_default();
+                    running = Some((id.clone(), *count));
+                    *count += 1;
+                }
                 What::End(id) => {
-                    if let Some(attempt) = self.attempt(vm, id) {
+                    let nth = begun.get(id.as_str()).map_or(0, |count| count - 1);
+                    if let Some(attempt) = self.nth_attempt(vm, id, nth) {
                         attempt.console_closed = true;
                     }
                     running = None;
@@ -210,7 +235,7 @@ impl History {
                         title: title.clone(),
                         line: finding.line,
                     };
-                    match running.as_deref().and_then(|id| self.attempt(vm, id)) {
+                    match running.as_ref().and_then(|(id, nth)| self.nth_attempt(vm, id, *nth)) {
                         Some(attempt) => attempt
                             .complaints
                             .push(Complaint { event, severity: signature.severity }),
@@ -221,8 +246,14 @@ impl History {
         }
     }
 
+    /// One of the turns that a test had on a VM, counted from 0.
+    fn nth_attempt(&mut self, vm: u32, id: &str, nth: usize) -> Option<&mut Attempt> {
+        self.attempts.get_mut(id)?.iter_mut().filter(|a| a.vm == vm).nth(nth)
+    }
+
+    /// The turn of a test that a VM had last.
     fn attempt(&mut self, vm: u32, id: &str) -> Option<&mut Attempt> {
-        self.attempts.get_mut(id)?.iter_mut().find(|a| a.vm == vm)
+        self.attempts.get_mut(id)?.iter_mut().rev().find(|a| a.vm == vm)
     }
 }
 
@@ -231,7 +262,11 @@ impl History {
 fn in_order(end: &VmEnd) -> bool {
     matches!(
         end,
-        VmEnd::Done | VmEnd::Replaced { .. } | VmEnd::Interrupted | VmEnd::QemuGone { .. }
+        VmEnd::Done
+            | VmEnd::Saved
+            | VmEnd::Replaced { .. }
+            | VmEnd::Interrupted
+            | VmEnd::QemuGone { .. }
     )
 }
 
@@ -240,6 +275,8 @@ fn in_order(end: &VmEnd) -> bool {
 #[derive(Debug, Default)]
 struct Session {
     nonce: String,
+    restored: bool,
+    began_ms: u64,
     next: u64,
     broken: bool,
 }

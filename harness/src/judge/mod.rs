@@ -17,7 +17,7 @@ use crate::collect::Evidence;
 use crate::console::Severity;
 use crate::events::VmEnd;
 use crate::flow::Stage;
-use crate::plan::Expect;
+use crate::plan::{Expect, Plan};
 use crate::run::describe;
 use crate::stop::{self, Stop};
 use history::{Attempt, Complaint, History, Said};
@@ -27,7 +27,7 @@ pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
     let mut tests: Vec<TestResult> = Vec::new();
     for id in &history.planned {
-        let (mut result, said) = judge_test(id, &history, evidence.plan.seed);
+        let (mut result, said) = judge_test(id, &history, &evidence.plan);
         let known = evidence
             .known_issues
             .iter()
@@ -85,7 +85,8 @@ pub fn judge(evidence: &Evidence) -> Results {
 }
 
 /// The verdict on one test, and the exact words of its failed assertion.
-fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Option<String>) {
+fn judge_test(id: &str, history: &History, plan: &Plan) -> (TestResult, Option<String>) {
+    let repeat = plan.repeat;
     let (name, device) = split_id(id);
     let mut result = TestResult {
         id: id.to_owned(),
@@ -98,16 +99,48 @@ fn judge_test(id: &str, history: &History, seed: u64) -> (TestResult, Option<Str
         reason: "the run ended before its turn".into(),
         duration_ms: 0,
         attempts: 0,
-        seed,
+        seed: plan.seed,
         checks: Checks::default(),
         kernel_events: Vec::new(),
         trace: TraceInfo::default(),
     };
     let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
+    let mut numbers: Vec<u32> = attempts.iter().map(|a| a.turn).collect();
+    numbers.dedup();
+    let judged: Vec<(TestResult, Option<String>)> = numbers
+        .iter()
+        .map(|number| {
+            let turn: Vec<&Attempt> = attempts.iter().filter(|a| a.turn == *number).collect();
+            judge_turn(result.clone(), &turn)
+        })
+        .collect();
+    let flaky = judged.windows(2).any(|pair| pair[0].0.verdict != pair[1].0.verdict);
+    let events = judged.iter().flat_map(|(turn, _)| turn.kernel_events.clone()).collect();
+    // The first that is not good stands, whatever another one says.
+    let first = judged.iter().find(|(turn, _)| turn.verdict != Verdict::Passed);
+    let said = match first.or(judged.first()) {
+        None => None,
+        Some((turn, said)) => {
+            result = turn.clone();
+            said.clone()
+        }
+    };
+    let had = numbers.iter().filter(|number| **number < repeat).count();
+    if result.verdict == Verdict::Passed && had < repeat as usize {
+        result.verdict = Verdict::NotRun;
+        result.reason = format!("the run ended after {had} of its {repeat} turns");
+    }
+    result.flaky = flaky;
+    result.kernel_events = events;
     result.attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+    (result, said)
+}
+
+/// The verdict on one turn, which may have taken several attempts.
+fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> (TestResult, Option<String>) {
     let Some(attempt) = attempts.last() else { return (result, None) };
 
-    // A test that had another turn does not lose what was said in the first.
+    // A test that had another attempt does not lose what was said in the first.
     let complaints: Vec<&Complaint> = attempts.iter().flat_map(|a| &a.complaints).collect();
     result.kernel_events = complaints.iter().map(|c| c.event.clone()).collect();
     let worst = complaints.iter().max_by_key(|c| c.severity).copied();

@@ -42,8 +42,12 @@ impl Story {
         let wishes = Wishes { tests: vec!["hmm.migrate".into()], ..Wishes::default() };
         let plan = resolve(wishes, &["default"]).expect("known tests");
         let events = vec![
-            Event::Planned { tests: vec![A.into(), B.into()], not_applicable: Vec::new() },
-            Event::VmStarted { vm: 0, nonce: "n".into(), console_from: 0 },
+            Event::Planned {
+                tests: vec![A.into(), B.into()],
+                repeat: 1,
+                not_applicable: Vec::new(),
+            },
+            Event::VmStarted { vm: 0, nonce: "n".into(), restored: false },
         ];
         Story { plan, events, console: String::new() }
     }
@@ -56,7 +60,7 @@ impl Story {
     }
 
     fn ordered(mut self, id: &str) -> Self {
-        self.events.push(Event::Ordered { vm: 0, id: id.into() });
+        self.events.push(Event::Ordered { vm: 0, id: id.into(), turn: 0 });
         self
     }
 
@@ -81,7 +85,7 @@ impl Story {
     }
 
     fn ended(mut self, end: VmEnd) -> Self {
-        self.events.push(Event::VmEnded { vm: 0, end, console_to: 0 });
+        self.events.push(Event::VmEnded { vm: 0, end, console_from: 0, console_to: 0 });
         self.events.push(Event::StageFinished {
             stage: Stage::Run,
             ms: 1,
@@ -338,10 +342,11 @@ fn a_turn_that_never_began_is_no_crash_of_the_test_that_ran_later() {
     story.events.push(Event::VmEnded {
         vm: 0,
         end: VmEnd::GuestGone { how: "guest-reset".into() },
+        console_from: 0,
         console_to: 0,
     });
-    story.events.push(Event::VmStarted { vm: 1, nonce: "m".into(), console_from: 0 });
-    story.events.push(Event::Ordered { vm: 1, id: B.into() });
+    story.events.push(Event::VmStarted { vm: 1, nonce: "m".into(), restored: false });
+    story.events.push(Event::Ordered { vm: 1, id: B.into(), turn: 0 });
     let pass = [
         GuestMessage::Started { id: B.into(), pid: 1 },
         GuestMessage::Finished {
@@ -368,6 +373,7 @@ fn a_complaint_is_not_forgotten_with_the_machine_that_made_it() {
     story.events.push(Event::VmEnded {
         vm: 0,
         end: VmEnd::QemuGone { code: 1, tail: Vec::new() },
+        console_from: 0,
         console_to: 0,
     });
     let results = story.judged();

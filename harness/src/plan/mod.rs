@@ -17,6 +17,7 @@ use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::judge::Verdict;
 use crate::machine::Accel;
+use crate::run::Isolate;
 use crate::stop::Problem;
 
 pub use file::read;
@@ -52,8 +53,18 @@ pub struct Wishes {
     pub timeout: Option<Duration>,
     /// `--seed`.
     pub seed: Option<u64>,
+    /// `--isolate`.
+    pub isolate: Option<Isolate>,
+    /// `--jobs`.
+    pub jobs: Option<u32>,
+    /// `--repeat`.
+    pub repeat: Option<u32>,
+    /// `--retry`.
+    pub retry: Option<u32>,
     /// `--accel`.
     pub accel: Option<Accel>,
+    /// `--no-snapshot`.
+    pub no_snapshot: Option<bool>,
     /// `--until`.
     pub until: Option<Stage>,
     /// `--out`.
@@ -79,6 +90,18 @@ pub struct Plan {
     pub rootfs: Rootfs,
     /// What the guest may run on.
     pub accel: Accel,
+    /// What tests share.
+    pub isolate: Isolate,
+    /// How many VMs run tests at the same time; as many as the machine bears, if
+    /// nobody says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub jobs: Option<u32>,
+    /// How often each test has its turn.
+    pub repeat: u32,
+    /// How often a test that did not pass has another.
+    pub retry: u32,
+    /// Whether every VM boots, and none starts from a saved guest.
+    pub no_snapshot: bool,
     /// How long a test may take, before scaling.
     #[serde(with = "duration")]
     pub timeout: Duration,
@@ -131,6 +154,14 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
                 .hint(format!("it can after: {}", words.join(", "))),
         );
     }
+    for (option, value) in [("--jobs", wishes.jobs), ("--repeat", wishes.repeat)] {
+        if value == Some(0) {
+            problems.push(Problem::new(option, "it must be at least 1"));
+        }
+    }
+    if wishes.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        problems.push(Problem::new("--timeout", "no test ends in no time").hint("10s"));
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -140,6 +171,11 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
         profile,
         rootfs: wishes.rootfs.unwrap_or_default(),
         accel: wishes.accel.unwrap_or_default(),
+        isolate: wishes.isolate.unwrap_or_default(),
+        jobs: wishes.jobs,
+        repeat: wishes.repeat.unwrap_or(1),
+        retry: wishes.retry.unwrap_or(0),
+        no_snapshot: wishes.no_snapshot.unwrap_or(false),
         timeout: wishes.timeout.unwrap_or(DEFAULT_TIMEOUT),
         seed: wishes.seed.unwrap_or(1),
         until,
@@ -173,6 +209,11 @@ impl Wishes {
             timeout: self.timeout.or(other.timeout),
             seed: self.seed.or(other.seed),
             accel: self.accel.or(other.accel),
+            isolate: self.isolate.or(other.isolate),
+            jobs: self.jobs.or(other.jobs),
+            repeat: self.repeat.or(other.repeat),
+            retry: self.retry.or(other.retry),
+            no_snapshot: self.no_snapshot.or(other.no_snapshot),
             until: self.until.or(other.until),
             out: self.out.map(|p| cwd.join(p)).or(other.out),
             json: self.json.map(|p| cwd.join(p)).or(other.json),

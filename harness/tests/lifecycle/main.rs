@@ -14,7 +14,7 @@ use hmm_harness::judge::Check;
 use hmm_harness::judge::Verdict::{Crashed, Failed, NotRun, Passed, TimedOut};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome, VERSION};
 
-use qemu::{Act, At, begins, ends, finished, passed, print};
+use qemu::{Act, At, begins, ends, finished, hello, passed, print};
 use story::{A, B, C, Story};
 
 /// The guest ends by itself.
@@ -41,7 +41,7 @@ async fn a_qemu_that_fails_twice_is_the_machines_fault() {
     told.exits(129)
         .verdicts([NotRun; 3])
         .machines(2)
-        .notes(&["QEMU ended with 1 without a word; starting once more"])
+        .notes(&["QEMU ended with 1 without a word, which is forgiven once"])
         .says("QEMU ended with 1 without a word; and before that: QEMU ended with 1")
         .says("no such thing: 1");
 }
@@ -52,7 +52,7 @@ async fn a_qemu_that_fails_once_is_forgiven_and_told_of() {
     told.exits(0)
         .verdicts([Passed; 3])
         .machines(2)
-        .notes(&["QEMU ended with 3 without a word; starting once more"])
+        .notes(&["QEMU ended with 3 without a word, which is forgiven once"])
         .attempts(A, 1);
 }
 
@@ -74,7 +74,12 @@ async fn a_guest_that_is_not_put_in_order_in_time_is_forgiven_once_too() {
 
 #[tokio::test]
 async fn an_agent_of_another_version_is_not_ours() {
-    let hello = GuestMessage::Hello { protocol: VERSION + 1, release: "6.12.0-fake".into() };
+    let hello = GuestMessage::Hello {
+        protocol: VERSION + 1,
+        release: "6.12.0-fake".into(),
+        boot_id: String::new(),
+        uptime_us: 0,
+    };
     let told = Story::new().first(At::Start, [Act::Say(hello)]).told().await;
     told.exits(129)
         .verdicts([NotRun; 3])
@@ -85,12 +90,12 @@ async fn an_agent_of_another_version_is_not_ours() {
 
 #[tokio::test]
 async fn a_guest_without_a_planned_test_is_not_ours() {
-    let prepared = GuestMessage::Prepared {
+    let attached = GuestMessage::Attached {
         settings: Default::default(),
         devices: Vec::new(),
         tests: vec!["hmm.migrate".into()],
     };
-    let told = Story::new().first(At::Prepare, [Act::Say(prepared)]).told().await;
+    let told = Story::new().first(At::Attach, [Act::Say(attached)]).told().await;
     told.exits(129).machines(1).says(&format!("it has no test {B}"));
 }
 
@@ -131,7 +136,7 @@ async fn a_doubled_frame_costs_its_test() {
     told.exits(1)
         .verdicts([Crashed, Passed, Passed])
         .machines(2)
-        .because(A, "frame 3 where 4 was next");
+        .because(A, "frame 4 where 5 was next");
 }
 
 #[tokio::test]
@@ -139,7 +144,7 @@ async fn a_doubled_last_word_is_nobodys_failure_and_yet_not_good() {
     // Whether it is noticed before or after the next test is ordered is chance.
     let acts = ends(A, passed(A)).into_iter().chain([Act::Double]);
     let told = Story::new().in_test(A, acts).told().await;
-    told.exits(1).verdicts([Passed; 3]).machines(2).says("frame 3 where 4 was next");
+    told.exits(1).verdicts([Passed; 3]).machines(2).says("frame 4 where 5 was next");
 }
 
 #[tokio::test]
@@ -149,7 +154,7 @@ async fn half_a_frame_is_waited_for_until_the_deadline() {
     told.exits(1)
         .verdicts([Passed, Passed, TimedOut])
         .machines(1)
-        .because(C, "the test deadline of 1.1 s passed");
+        .because(C, "the silence deadline of 2.0 s passed");
 }
 
 #[tokio::test]
@@ -281,12 +286,29 @@ async fn counters_that_rise_in_silence_spoil_them_too() {
 // Tests and machines that do not end.
 
 #[tokio::test]
-async fn a_test_that_never_ends_is_ended_and_the_rest_is_judged() {
+async fn a_guest_that_falls_silent_is_ended_and_the_rest_is_judged() {
     let told = Story::new().in_test(B, [Act::Hang]).hurried(0.1).timeout(2).told().await;
     told.exits(1)
         .verdicts([Passed, TimedOut, Passed])
         .machines(2)
-        .because(B, "started and did not finish: the test deadline of 1.2 s passed");
+        .because(B, "started and did not finish: the silence deadline of 2.1 s passed");
+}
+
+#[tokio::test]
+async fn an_agent_that_lives_and_never_ends_its_test_is_ended_too() {
+    let told = Story::new().in_test(B, [Act::Live(B.into())]).hurried(0.1).timeout(2).told().await;
+    told.exits(1)
+        .verdicts([Passed, TimedOut, Passed])
+        .machines(2)
+        .because(B, "started and did not finish: the test deadline of 2.3 s passed");
+}
+
+#[tokio::test]
+async fn a_run_in_which_everything_hangs_comes_to_an_end() {
+    let story = Story::new().repeat(40).always(At::Run(A.into()), [Act::Hang]);
+    let told = story.hurried(0.01).timeout(1).told().await;
+    let told = told.exits(1).verdicts([TimedOut, NotRun, NotRun]);
+    assert!(told.took < Duration::from_secs(20), "{:?}", told.took);
 }
 
 #[tokio::test]
@@ -345,8 +367,8 @@ async fn a_qemu_that_dies_while_it_finishes_is_forgiven_once() {
     let told = Story::new().first(At::Finish, [Act::Exit(1)]).told().await;
     told.exits(0)
         .verdicts([Passed; 3])
-        .machines(2)
-        .notes(&["QEMU ended with 1 without a word; starting once more"])
+        .machines(1)
+        .notes(&["QEMU ended with 1 without a word, which is forgiven once"])
         .attempts(C, 1);
 }
 
@@ -367,6 +389,119 @@ async fn an_interruption_ends_the_machine_and_keeps_what_was_judged() {
     let told = told.exits(130).verdicts([Passed, NotRun, NotRun]).machines(1);
     let told = told.because(B, "started and did not finish: interrupted");
     assert_eq!(told.ends(), [&VmEnd::Interrupted]);
+}
+
+// Guests that are saved and restored.
+
+#[tokio::test]
+async fn a_guest_is_booted_once_and_restored_from_then_on() {
+    let acts = [print("Kernel panic - not syncing: x"), resets()];
+    let story = Story::new().with_snapshots().turn(1, At::Run(B.into()), {
+        let begins = begins(B);
+        begins.into_iter().chain(acts)
+    });
+    let told = story.told().await.exits(1).verdicts([Passed, Crashed, Passed]).machines(3);
+    let ends = told.ends();
+    assert!(matches!(ends[..], [VmEnd::Saved, VmEnd::GuestGone { .. }, VmEnd::Done]), "{told}");
+    assert_eq!(told.restored(), [false, true, true]);
+    assert!(told.results.machine.restored);
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_saved_costs_time_and_nothing_else() {
+    let refusal = serde_json::json!({ "error": { "class": "GenericError", "desc": "no room" } });
+    let told = Story::new().with_snapshots().first(At::Save, [Act::Tell(refusal)]).told().await;
+    let told =
+        told.exits(0).machines(2).notes(&["no guest is saved, so each VM boots: QEMU: no room"]);
+    assert_eq!(told.restored(), [false, false]);
+}
+
+#[tokio::test]
+async fn a_guest_whose_saving_never_ends_is_given_up() {
+    let story = Story::new().with_snapshots().first(At::Save, [Act::Hang]).hurried(0.05);
+    story.told().await.exits(0).machines(2).notes(&["the save deadline of 1.0 s passed"]);
+}
+
+#[tokio::test]
+async fn a_kernel_that_complains_while_it_boots_says_so_in_every_vm() {
+    let warning = print("WARNING: CPU: 0 PID: 1 at mm/x.c:1 f+0x0/0x1");
+    let boots = [warning, Act::Say(hello("booted", 900))];
+    let told = Story::new().with_snapshots().always(At::Start, boots).told().await;
+    let told = told.exits(1).verdicts([Passed; 3]).machines(2);
+    let told = told.notes(&["the kernel complains while it boots, so each VM boots"]);
+    assert_eq!(told.restored(), [false, false]);
+    assert_eq!(told.results.kernel_events.len(), 2);
+}
+
+#[tokio::test]
+async fn a_restored_guest_that_is_another_one_is_thrown_away() {
+    let other = Act::Say(hello("another boot", 1000));
+    let told = Story::new().with_snapshots().turn(1, At::Start, [other]).told().await;
+    let told = told.exits(0).verdicts([Passed; 3]).machines(4);
+    let told = told
+        .notes(&["the saved guest is thrown away: a fresh kernel was due: it is of another boot"]);
+    assert_eq!(told.restored(), [false, true, false, true]);
+}
+
+#[tokio::test]
+async fn saved_guests_that_never_come_back_are_not_tried_for_ever() {
+    let story = Story::new().with_snapshots();
+    let told = story.prelude("case \"$*\" in *-incoming*) exit 1;; esac").told().await;
+    let thrown = "the saved guest is thrown away: QEMU ended with 1 without a word";
+    let told = told.exits(0).verdicts([Passed; 3]).machines(5).notes(&[thrown, thrown]);
+    assert_eq!(told.restored(), [false, true, false, true, false]);
+}
+
+#[tokio::test]
+async fn a_restored_guest_whose_clock_went_back_is_not_believed() {
+    let told = Story::new().with_snapshots().turn(1, At::Start, [Act::Say(hello("booted", 1))]);
+    let told = told.told().await.exits(0).machines(4);
+    assert!(told.notes_made()[0].contains("its clock went from 900.0ms to 1.0ms"), "{told}");
+}
+
+// Several turns, several machines.
+
+#[tokio::test]
+async fn isolated_tests_have_a_machine_each() {
+    let told = Story::new().with_snapshots().isolated().told().await;
+    let told = told.exits(0).verdicts([Passed; 3]).machines(4);
+    assert_eq!(told.restored(), [false, true, true, true]);
+}
+
+#[tokio::test]
+async fn machines_side_by_side_do_not_mix_up_their_tests() {
+    let acts = begins(B).into_iter().chain([print("Kernel panic - not syncing: x"), resets()]);
+    let told = Story::new().jobs(3).always(At::Run(B.into()), acts).told().await;
+    told.exits(1).verdicts([Passed, Crashed, Passed]).because(B, "not syncing: x").says_nothing();
+}
+
+#[tokio::test]
+async fn each_turn_of_a_repeated_test_counts() {
+    let told = Story::new().repeat(3).told().await;
+    told.exits(0).verdicts([Passed; 3]).machines(1).attempts(A, 3).attempts(C, 3);
+    let failed = Outcome::Died { how: "killed by SIGSEGV".into() };
+    let acts = begins(B).into_iter().chain(ends(B, finished(B, failed, Health::default())));
+    let told = Story::new().jobs(2).repeat(2).first(At::Run(B.into()), acts).told().await;
+    let told = told.exits(1).verdicts([Passed, Crashed, Passed]);
+    assert_eq!(told.test(A).attempts, 2);
+}
+
+#[tokio::test]
+async fn a_test_that_passes_the_second_time_is_flaky_and_red() {
+    let failed = Outcome::Died { how: "killed by SIGSEGV".into() };
+    let acts = ends(B, finished(B, failed, Health::default()));
+    let told = Story::new().retry(2).in_test(B, acts).told().await;
+    let told = told.exits(1).verdicts([Passed, Crashed, Passed]).machines(2).attempts(B, 2);
+    assert!(told.test(B).flaky);
+    assert_eq!(told.results.summary.flaky, 1);
+}
+
+#[tokio::test]
+async fn a_test_that_fails_each_time_is_not_flaky() {
+    let crash = begins(B).into_iter().chain([print("Kernel panic - not syncing: x"), resets()]);
+    let told = Story::new().retry(2).always(At::Run(B.into()), crash).told().await;
+    let told = told.exits(1).verdicts([Passed, Crashed, Passed]).machines(4).attempts(B, 3);
+    assert!(!told.test(B).flaky);
 }
 
 // Consoles.

@@ -8,6 +8,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use hmm_protocol::frame::{self, Decoder};
@@ -21,6 +23,9 @@ use super::story::TESTS;
 pub(crate) enum At {
     Start,
     Prepare,
+    /// The order of the monitor to save the guest.
+    Save,
+    Attach,
     Run(String),
     Finish,
 }
@@ -49,6 +54,8 @@ pub(crate) enum Act {
     Babble(Vec<u8>),
     /// Steps of a test, until this many bytes have come.
     Chatter(String, usize),
+    /// The agent says for ever that a test goes on.
+    Live(String),
     /// The agent's port is closed from its side.
     HangUp,
     /// The console prints.
@@ -57,6 +64,8 @@ pub(crate) enum Act {
     Flood(usize),
     /// The guest ends and QEMU tells the reason, as with -no-reboot.
     End(String),
+    /// The monitor says something.
+    Tell(serde_json::Value),
     /// QEMU ends with an exit code and without a word.
     Exit(i32),
     /// Nothing happens any more.
@@ -85,20 +94,40 @@ pub(crate) fn ends(id: &str, message: GuestMessage) -> [Act; 2] {
     [print(&format!("hmm-harness: end {id}")), Act::Say(message)]
 }
 
+/// The first word of a guest that has this boot id and booted so many
+/// milliseconds ago.
+pub(crate) fn hello(boot_id: &str, uptime_ms: u64) -> GuestMessage {
+    GuestMessage::Hello {
+        protocol: VERSION,
+        release: "6.12.0-fake".into(),
+        boot_id: boot_id.into(),
+        uptime_us: uptime_ms * 1000,
+    }
+}
+
 /// What an honest guest does.
 fn honest(message: &HostMessage) -> (At, Vec<Act>) {
     match message {
         HostMessage::Start { .. } => {
-            let hello = GuestMessage::Hello { protocol: VERSION, release: "6.12.0-fake".into() };
-            (At::Start, vec![print("Linux version 6.12.0-fake"), Act::Say(hello)])
+            // A copy of a saved guest is a little older than that was.
+            let [words, age] = match env::var_os("RESTORED") {
+                None => ["Linux version 6.12.0-fake", "900"],
+                Some(_) => ["a restored guest goes on", "1000"],
+            };
+            let hello = hello("booted", age.parse().unwrap());
+            (At::Start, vec![print(words), Act::Say(hello)])
         }
         HostMessage::Prepare(_) => {
-            let prepared = GuestMessage::Prepared {
+            let prepared = GuestMessage::Prepared { taint: 0, uptime_us: 900_000 };
+            (At::Prepare, vec![Act::Say(prepared)])
+        }
+        HostMessage::Attach(_) => {
+            let attached = GuestMessage::Attached {
                 settings: Default::default(),
                 devices: vec!["hmm_dmirror0".into()],
                 tests: TESTS.iter().map(|id| id.replace(".private", "")).collect(),
             };
-            (At::Prepare, vec![Act::Say(prepared)])
+            (At::Attach, vec![Act::Say(attached)])
         }
         HostMessage::Run(job) => {
             let acts = begins(&job.id).into_iter().chain(ends(&job.id, passed(&job.id)));
@@ -119,6 +148,7 @@ fn plays() {
     let turns: Vec<Turn> = serde_json::from_str(&fs::read_to_string(story).unwrap()).unwrap();
     let start: u32 = start.parse().unwrap();
     let mut machine = Machine::inherited();
+    machine.listen_to_the_monitor(&turns, start);
     let mut decoder = Decoder::default();
     let mut bytes = [0u8; 8192];
     loop {
@@ -129,16 +159,21 @@ fn plays() {
         }
         decoder.push(&bytes[..n]);
         while let Some(message) = decoder.take::<HostMessage>().unwrap() {
-            if let HostMessage::Start { nonce } = &message {
+            if let HostMessage::Start { nonce, .. } = &message {
                 machine.nonce.clone_from(nonce);
             }
             let (at, honest) = honest(&message);
-            let turn = turns.iter().find(|t| t.at == at && t.start.is_none_or(|n| n == start));
-            for act in turn.map_or(&honest, |turn| &turn.acts) {
+            for act in script(&turns, start, at).unwrap_or(&honest) {
                 machine.act(act);
             }
         }
     }
+}
+
+/// What the script wants done there on this start.
+fn script(turns: &[Turn], start: u32, at: At) -> Option<&Vec<Act>> {
+    let turn = turns.iter().find(|t| t.at == at && t.start.is_none_or(|n| n == start));
+    turn.map(|turn| &turn.acts)
 }
 
 /// The machine's ends of what it shares with the harness.
@@ -146,6 +181,8 @@ struct Machine {
     console: UnixStream,
     agent: UnixStream,
     monitor: UnixStream,
+    /// Says when somebody has introduced himself to the monitor.
+    introduced: Option<Receiver<()>>,
     nonce: String,
     seq: u64,
     last: Vec<u8>,
@@ -159,10 +196,43 @@ impl Machine {
             console: stream(&std::io::stderr()),
             agent: stream(&std::io::stdin()),
             monitor: stream(&std::io::stdout()),
+            introduced: None,
             nonce: String::new(),
             seq: 0,
             last: Vec::new(),
         }
+    }
+
+    /// Obeys the monitor's commands on the side, as QEMU does. A guest that is
+    /// saved writes nothing: what is in its state nobody reads.
+    fn listen_to_the_monitor(&mut self, turns: &[Turn], start: u32) {
+        let (introduce, introduced) = channel();
+        self.introduced = Some(introduced);
+        let completed =
+            serde_json::json!({ "event": "MIGRATION", "data": { "status": "completed" } });
+        let honest = vec![Act::Tell(completed)];
+        let acts = script(turns, start, At::Save).cloned().unwrap_or(honest);
+        let mut monitor = self.monitor.try_clone().unwrap();
+        thread::spawn(move || {
+            for line in BufReader::new(monitor.try_clone().unwrap()).lines().map_while(Result::ok) {
+                if line.contains("qmp_capabilities") {
+                    introduce.send(()).unwrap();
+                }
+                if !line.contains("\"migrate\"") {
+                    continue;
+                }
+                for act in &acts {
+                    match act {
+                        Act::Tell(words) => {
+                            monitor.write_all(format!("{words}\r\n").as_bytes()).unwrap()
+                        }
+                        Act::Exit(code) => process::exit(*code),
+                        Act::Hang => hang(),
+                        other => panic!("nothing that a monitor does: {other:?}"),
+                    }
+                }
+            }
+        });
     }
 
     fn act(&mut self, act: &Act) {
@@ -190,6 +260,12 @@ impl Machine {
                     sent += frame.len();
                 }
             }
+            Act::Live(id) => loop {
+                let frame =
+                    self.sealed(self.nonce.clone(), &GuestMessage::Alive { id: id.clone() });
+                self.agent.write_all(&frame).unwrap();
+                thread::sleep(Duration::from_millis(50));
+            },
             Act::HangUp => self.agent.shutdown(Shutdown::Both).unwrap(),
             Act::Print(bytes) => self.console.write_all(bytes).unwrap(),
             Act::Flood(bytes) => {
@@ -203,14 +279,13 @@ impl Machine {
             }
             Act::End(reason) => {
                 // QEMU tells nothing to a monitor that was not introduced.
-                let mut line = String::new();
-                BufReader::new(&self.monitor).read_line(&mut line).unwrap();
-                assert!(line.contains("qmp_capabilities"), "{line}");
+                self.introduced.take().unwrap().recv().unwrap();
                 let data = serde_json::json!({ "guest": true, "reason": reason });
                 let event = serde_json::json!({ "event": "SHUTDOWN", "data": data });
                 self.monitor.write_all(format!("{event}\r\n").as_bytes()).unwrap();
                 process::exit(0);
             }
+            Act::Tell(words) => self.monitor.write_all(format!("{words}\r\n").as_bytes()).unwrap(),
             Act::Exit(code) => process::exit(*code),
             Act::Hang => hang(),
         }

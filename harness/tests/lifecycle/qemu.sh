@@ -15,5 +15,8 @@ echo $((start + 1)) >"$dir/starts"
 # Sets $player, and does what the story wants done before the machine begins.
 . "$dir/prelude.sh"
 
+case " $* " in
+*" -incoming "*) export RESTORED=1 ;;
+esac
 export STORY="$dir/story.json" START="$start"
 exec "$player" qemu::plays --exact --ignored --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-

@@ -18,11 +18,11 @@ use hmm_harness::interrupt::Interrupt;
 use hmm_harness::judge::{self, Results, TestResult, Verdict};
 use hmm_harness::machine::{Accelerator, Qemu};
 use hmm_harness::plan::{self, Plan, Wishes};
-use hmm_harness::run::{self, Options};
+use hmm_harness::run::{self, Isolate, Options};
 use hmm_harness::series::PatchedTree;
 use hmm_harness::store::Store;
 use hmm_harness::{collect, proc, run::describe};
-use hmm_protocol::wire::{Abi, GuestMessage, Prepare};
+use hmm_protocol::wire::{Abi, Attach, GuestMessage, Prepare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -42,6 +42,11 @@ pub(crate) struct Story {
     prelude: String,
     time_scale: Option<f64>,
     timeout: Option<u64>,
+    snapshot: bool,
+    jobs: Option<u32>,
+    repeat: Option<u32>,
+    retry: Option<u32>,
+    isolate: Isolate,
     interrupted_in: Option<&'static str>,
 }
 
@@ -53,15 +58,20 @@ impl Story {
 
     /// On its first start it does this.
     pub(crate) fn first(self, at: At, acts: impl IntoIterator<Item = Act>) -> Self {
-        self.turn(Some(0), at, acts)
+        self.turn(0, at, acts)
     }
 
     /// On each start it does this.
     pub(crate) fn always(self, at: At, acts: impl IntoIterator<Item = Act>) -> Self {
-        self.turn(None, at, acts)
+        self.at(None, at, acts)
     }
 
-    fn turn(mut self, start: Option<u32>, at: At, acts: impl IntoIterator<Item = Act>) -> Self {
+    /// On one of its starts, counted from 0, it does this.
+    pub(crate) fn turn(self, start: u32, at: At, acts: impl IntoIterator<Item = Act>) -> Self {
+        self.at(Some(start), at, acts)
+    }
+
+    fn at(mut self, start: Option<u32>, at: At, acts: impl IntoIterator<Item = Act>) -> Self {
         self.turns.push(Turn { start, at, acts: acts.into_iter().collect() });
         self
     }
@@ -89,6 +99,36 @@ impl Story {
     /// How long a test may take, in seconds, before the factor.
     pub(crate) fn timeout(mut self, seconds: u64) -> Self {
         self.timeout = Some(seconds);
+        self
+    }
+
+    /// Guests may be saved and restored.
+    pub(crate) fn with_snapshots(mut self) -> Self {
+        self.snapshot = true;
+        self
+    }
+
+    /// So many machines at the same time.
+    pub(crate) fn jobs(mut self, jobs: u32) -> Self {
+        self.jobs = Some(jobs);
+        self
+    }
+
+    /// Each test has so many turns.
+    pub(crate) fn repeat(mut self, repeat: u32) -> Self {
+        self.repeat = Some(repeat);
+        self
+    }
+
+    /// A test that did not pass has so many more turns.
+    pub(crate) fn retry(mut self, retry: u32) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    /// Each test has a machine of its own.
+    pub(crate) fn isolated(mut self) -> Self {
+        self.isolate = Isolate::Vm;
         self
     }
 
@@ -122,12 +162,21 @@ impl Story {
         });
         let store = Store::at(&dir.join("store")).unwrap();
         let ctx = Context { store, log, interrupt };
-        let wishes = Wishes { tests: TESTS.map(str::to_owned).to_vec(), ..Wishes::default() };
+        let wishes = Wishes {
+            tests: TESTS.map(str::to_owned).to_vec(),
+            repeat: self.repeat,
+            ..Wishes::default()
+        };
         let plan = plan::resolve(wishes, &["default"]).unwrap();
         let options = Options {
             timeout: Duration::from_secs(self.timeout.unwrap_or(60)),
             time_scale: self.time_scale.unwrap_or(1.0),
             seed: plan.seed,
+            isolate: self.isolate,
+            jobs: self.jobs.unwrap_or(1),
+            repeat: plan.repeat,
+            retry: self.retry.unwrap_or(0),
+            snapshot: self.snapshot,
         };
 
         let began = Instant::now();
@@ -148,7 +197,11 @@ impl Story {
 async fn carry_out(ctx: &Context, recipe: &Recipe, plan: &Plan, options: Options, dir: &Path) {
     ctx.log.record_in(dir).unwrap();
     fs::write(dir.join("plan.yaml"), serde_yaml::to_string(plan).unwrap()).unwrap();
-    ctx.log.emit(Event::Planned { tests: plan.tests.clone(), not_applicable: Vec::new() });
+    ctx.log.emit(Event::Planned {
+        tests: plan.tests.clone(),
+        repeat: plan.repeat,
+        not_applicable: Vec::new(),
+    });
     ctx.log.emit(match run::tests(ctx, recipe, &plan.test_ids(), options, dir).await {
         Ok(()) => {
             let text = String::new();
@@ -187,11 +240,13 @@ fn recipe(ctx: &Context, dir: &Path) -> Recipe {
     };
     let image = Image {
         initrd: dir.join("initramfs.cpio"),
+        initrd_key: "an initramfs".into(),
         exports: Vec::new(),
         prepare: Prepare::default(),
+        attach: Attach::default(),
         rootfs: Rootfs::Initramfs,
     };
-    let qemu = Qemu { path: dir.join("qemu"), version: "played".into() };
+    let qemu = Qemu { path: dir.join("qemu"), version: "played".into(), host_cpu: String::new() };
     boot::recipe(&kernel, image, qemu, Accelerator::Tcg).unwrap()
 }
 
@@ -309,7 +364,18 @@ impl Told {
         fs::metadata(self.home.path().join(file)).unwrap().len()
     }
 
-    fn notes_made(&self) -> Vec<&str> {
+    /// Which machines were restored, in the order of their starts.
+    pub(crate) fn restored(&self) -> Vec<bool> {
+        self.records
+            .iter()
+            .filter_map(|r| match r.event {
+                Event::VmStarted { restored, .. } => Some(restored),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn notes_made(&self) -> Vec<&str> {
         self.records
             .iter()
             .filter_map(|r| match &r.event {

@@ -1,0 +1,286 @@
+//! One turn of a test on a VM, and how long each part of it may take.
+
+use hmm_protocol::TestId;
+use hmm_protocol::wire::{GuestMessage, HostMessage, Job, Outcome, Setting};
+use tokio::time::{Duration, Instant};
+
+use super::Options;
+use crate::boot::Recipe;
+use crate::console::What;
+use crate::events::VmEnd;
+use crate::stop::Stop;
+use crate::vm::{Happening, Vm};
+
+/// From the start of QEMU to the agent's hello, before scaling.
+pub(super) const BOOT: Duration = Duration::from_secs(20);
+
+/// From the start of a QEMU that restores a guest to its hello.
+pub(super) const RESTORE: Duration = Duration::from_secs(10);
+
+/// From the order to put the guest in order to the word that it is, and the
+/// same for what comes from the host.
+pub(super) const PREPARE: Duration = Duration::from_secs(10);
+
+/// From the order to save a guest to its end.
+pub(super) const SAVE: Duration = Duration::from_secs(20);
+
+/// From the word that a test finished to the marker that says so on the
+/// console.
+const CONSOLE: Duration = Duration::from_secs(5);
+
+/// From the order to finish to the end of QEMU.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// Who may notice that something hangs, in this order, so that whoever knows
+/// most speaks first: the agent, by the test's own deadline; the kernel, of a
+/// task that sleeps and of one that spins; the harness, of a guest that says
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hangs {
+    /// How long a test may take.
+    test: Duration,
+    /// `hung_task_timeout_secs`: the agent has killed the test by then.
+    hung_task_s: u64,
+    /// `watchdog_thresh`: a lockup is told after twice this time.
+    watchdog_s: u64,
+    /// How long the agent may say nothing while a test runs.
+    silence: Duration,
+}
+
+impl Hangs {
+    pub(super) fn of(options: &Options) -> Self {
+        /// The agent waits this long for a test that it has killed, and a little
+        /// more passes until it has said so.
+        const KILL: Duration = Duration::from_secs(7);
+        /// How often the kernel looks for hung tasks.
+        const LOOK: Duration = Duration::from_secs(2);
+        /// What /proc/sys/kernel/watchdog_thresh takes at most.
+        const WATCHDOG_MAX_S: u64 = 60;
+        let seconds = |time: Duration| time.as_millis().div_ceil(1000) as u64;
+        // The kernel's clock is not slower where its work is; but whoever is in a
+        // hurry is so here too.
+        let haste = options.time_scale.min(1.0);
+        let test = options.timeout.mul_f64(options.time_scale);
+        let hung_task = test + KILL.mul_f64(haste);
+        // A lockup is told after twice the threshold, for which it is looked five
+        // times in this time.
+        let lockup = hung_task + 2 * LOOK.mul_f64(haste);
+        let silence = lockup + lockup / 4 + CONSOLE.mul_f64(options.time_scale);
+        Hangs {
+            test,
+            hung_task_s: seconds(hung_task),
+            watchdog_s: seconds(lockup).div_ceil(2).min(WATCHDOG_MAX_S),
+            silence,
+        }
+    }
+
+    /// The longest that a turn takes, whatever happens in it.
+    pub(super) fn turn(&self) -> Duration {
+        self.test + self.silence
+    }
+
+    /// How long a test may take.
+    pub(super) fn test(&self) -> Duration {
+        self.test
+    }
+
+    /// What the kernel is told of it.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        let setting = |name: &str, value: u64| Setting {
+            path: format!("/proc/sys/kernel/{name}"),
+            value: value.to_string(),
+            optional: true,
+        };
+        vec![
+            setting("hung_task_timeout_secs", self.hung_task_s),
+            setting("hung_task_check_interval_secs", 2),
+            setting("watchdog_thresh", self.watchdog_s),
+        ]
+    }
+}
+
+/// How a turn left its VM.
+pub(super) enum After {
+    /// Fit for the next test. Whether the test itself was content.
+    Fit { passed: bool },
+    /// Gone, or not fit: why.
+    Over {
+        end: VmEnd,
+        /// Whether anything was seen of the test: its start, or its marker in
+        /// the kernel's log.
+        begun: bool,
+        /// Whether the kernel or the test had said anything that counts.
+        told: bool,
+    },
+}
+
+/// What the guest is told about a test.
+pub(super) fn job(test: &TestId, recipe: &Recipe, options: &Options) -> Job {
+    Job {
+        id: test.to_string(),
+        name: test.name.to_owned(),
+        device: test.device,
+        seed: options.seed,
+        timeout_ms: millis(Hangs::of(options).test),
+        abi: recipe.abi.clone(),
+    }
+}
+
+/// Runs one test to its end, or the VM to its.
+pub(super) async fn run_one(
+    vm: &mut Vm<'_>,
+    job: &Job,
+    options: &Options,
+    run: Deadline,
+) -> Result<After, Stop> {
+    let hangs = Hangs::of(options);
+    vm.tell(&HostMessage::Run(job.clone())).await;
+    // An agent that lives and does not end the test is as bad as a dead one.
+    let test = Deadline::new("test", hangs.turn());
+    let mut silence = Deadline::new("silence", hangs.silence);
+    let mut console = None;
+    let mut complaint = None;
+    let mut finished = None;
+    let mut started = false;
+    let mut begun = false;
+    let mut marked = false;
+    let end = loop {
+        let next = match &console {
+            Some(console) => Deadline::first([console, &run]),
+            None => Deadline::first([&test, &silence, &run]),
+        };
+        match vm.next(next.at).await? {
+            Happening::Said(message) => {
+                silence = Deadline::new("silence", hangs.silence);
+                match message {
+                    GuestMessage::Finished { id, outcome, health, .. }
+                        if id == job.id && started && finished.is_none() =>
+                    {
+                        finished = Some((outcome, health));
+                        console =
+                            Some(Deadline::new("console", CONSOLE.mul_f64(options.time_scale)));
+                    }
+                    GuestMessage::Started { id, .. } if id == job.id => {
+                        (started, begun) = (true, true);
+                    }
+                    GuestMessage::Step { id, .. } | GuestMessage::Alive { id } if id == job.id => {}
+                    other => break unexpected(&other),
+                }
+            }
+            Happening::Console(finding) => match finding.what {
+                What::Begin(id) => begun |= id == job.id,
+                What::End(id) => marked |= id == job.id,
+                What::Complaint { title, .. } => {
+                    complaint.get_or_insert(title);
+                }
+            },
+            Happening::Saved(_) => {}
+            Happening::Gone(end) => break end,
+            Happening::Interrupted => break VmEnd::Interrupted,
+            Happening::Deadline => break next.passed(),
+        }
+        let Some((outcome, health)) = finished.as_ref().filter(|_| marked) else { continue };
+        let counters_rose = health.warnings + health.oopses > 0;
+        let reason = match (outcome, &complaint) {
+            (_, Some(title)) => title.clone(),
+            (Outcome::TimedOut { .. }, None) => "a test had to be killed".to_owned(),
+            _ if counters_rose || health.taint_before != health.taint_after => {
+                "the kernel's taint or its warning counters changed".to_owned()
+            }
+            (outcome, None) => return Ok(After::Fit { passed: *outcome == Outcome::Passed }),
+        };
+        break VmEnd::Replaced { reason };
+    };
+    Ok(After::Over { end, begun, told: complaint.is_some() || finished.is_some() })
+}
+
+/// Asks the agent for its last word and waits for the guest to power off.
+pub(super) async fn finish(vm: &mut Vm<'_>, options: &Options) -> Result<VmEnd, Stop> {
+    vm.tell(&HostMessage::Finish).await;
+    let deadline = Deadline::new("finish", FINISH.mul_f64(options.time_scale));
+    let mut done = false;
+    loop {
+        match vm.next(deadline.at).await? {
+            Happening::Said(GuestMessage::Done { .. }) => done = true,
+            Happening::Said(other) => return Ok(unexpected(&other)),
+            Happening::Console(_) | Happening::Saved(_) => {}
+            Happening::Gone(VmEnd::GuestGone { how }) if done && how == "guest-shutdown" => {
+                return Ok(VmEnd::Done);
+            }
+            Happening::Gone(end) => return Ok(end),
+            Happening::Interrupted => return Ok(VmEnd::Interrupted),
+            Happening::Deadline => return Ok(deadline.passed()),
+        }
+    }
+}
+
+/// Waits for the agent's next word, whatever the console says meanwhile.
+pub(super) async fn answer(
+    vm: &mut Vm<'_>,
+    deadline: &Deadline,
+) -> Result<Result<GuestMessage, VmEnd>, Stop> {
+    loop {
+        match vm.next(deadline.at).await? {
+            Happening::Said(message) => return Ok(Ok(message)),
+            Happening::Console(_) | Happening::Saved(_) => {}
+            Happening::Gone(end) => return Ok(Err(end)),
+            Happening::Interrupted => return Ok(Err(VmEnd::Interrupted)),
+            Happening::Deadline => return Ok(Err(deadline.passed())),
+        }
+    }
+}
+
+/// A point in time with the name under which it is reported.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    name: &'static str,
+    limit: Duration,
+    pub(super) at: Instant,
+}
+
+impl Deadline {
+    pub(super) fn new(name: &'static str, limit: Duration) -> Self {
+        Deadline { name, limit, at: Instant::now() + limit }
+    }
+
+    /// The one that passes first.
+    fn first<const N: usize>(deadlines: [&Deadline; N]) -> Deadline {
+        *deadlines.into_iter().min_by_key(|d| d.at).expect("there is one")
+    }
+
+    pub(super) fn passed(&self) -> VmEnd {
+        VmEnd::Deadline { name: self.name.to_owned(), ms: millis(self.limit) }
+    }
+
+    /// Whether there is no time left.
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.at
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The agent said what does not belong here.
+pub(super) fn unexpected(message: &GuestMessage) -> VmEnd {
+    VmEnd::Agent { what: crate::events::describe(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_knows_most_of_a_hang_speaks_first() {
+        for (seconds, scale) in [(1, 1.0), (2, 3.0), (10, 1.0), (10, 3.0)] {
+            let timeout = Duration::from_secs(seconds);
+            let hangs = Hangs::of(&Options { timeout, time_scale: scale, ..Options::default() });
+            let hung_task = Duration::from_secs(hangs.hung_task_s);
+            let lockup = Duration::from_secs(hangs.watchdog_s * 2);
+            assert!(hangs.test < hung_task, "{hangs:?}");
+            assert!(hung_task < lockup, "{hangs:?}");
+            assert!(lockup < hangs.silence, "{hangs:?}");
+        }
+    }
+}
