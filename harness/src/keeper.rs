@@ -22,6 +22,9 @@ use crate::progress::say;
 /// The word that turns this program into a keeper; never typed by a person.
 pub const WORD: &str = "__keep";
 
+/// The word that turns it into what the keeper starts: see [`become_child`].
+pub const CHILD_WORD: &str = "__kept";
+
 /// How long a group has between the request to end and the end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -36,8 +39,9 @@ pub const CANNOT_START: u8 = 127;
 pub fn keep(program: &OsStr, args: &[OsString]) -> ExitCode {
     // Without it only the group is found, which is all that most children need.
     let subreaper = nix::sys::prctl::set_child_subreaper(true).is_ok();
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).process_group(0);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(CHILD_WORD).arg(std::process::id().to_string()).arg(program).args(args);
+    command.stdin(Stdio::null()).process_group(0);
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
@@ -79,6 +83,23 @@ pub fn keep(program: &OsStr, args: &[OsString]) -> ExitCode {
             ExitCode::from(CANNOT_START)
         }
     }
+}
+
+/// Becomes `program` with `args`, in a process that the kernel kills when its
+/// keeper, the process `keeper`, is killed itself. That wish outlives the exec
+/// (prctl(2), `PR_SET_PDEATHSIG`).
+///
+/// Returns [`CANNOT_START`] if it cannot.
+#[expect(clippy::disallowed_methods, reason = "the keeper is what the door leads to")]
+pub fn become_child(keeper: &OsStr, program: &OsStr, args: &[OsString]) -> ExitCode {
+    let wished = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    // A keeper that was killed before the wish was made leaves us to another.
+    let orphaned = keeper.to_str() != Some(&nix::unistd::getppid().to_string());
+    if wished.is_ok() && !orphaned {
+        let error = Command::new(program).args(args).exec();
+        say(format_args!("{}: {error}", program.display()));
+    }
+    ExitCode::from(CANNOT_START)
 }
 
 /// Kills what was reparented to this process, until nothing is left.

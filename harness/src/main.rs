@@ -1,5 +1,6 @@
 //! The program: reads the command line and hands it to the library.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -11,10 +12,13 @@ use hmm_harness::progress::say;
 use hmm_harness::stop::{self, Stop};
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|word| word == keeper::WORD) {
-        let program = words.next().unwrap_or_default();
-        return keeper::keep(&program, &words.collect::<Vec<_>>());
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match words.as_slice() {
+        [word, program, args @ ..] if word == keeper::WORD => return keeper::keep(program, args),
+        [word, keeper, program, args @ ..] if word == keeper::CHILD_WORD => {
+            return keeper::become_child(keeper, program, args);
+        }
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::store::Store;
+use crate::store::{Draft, Store};
 
 /// How many are kept, the most recently used ones: each is as large as what its
 /// guest has written to its memory, some 70 MiB.
@@ -85,34 +85,20 @@ impl Snapshot {
     /// # Errors
     /// When it cannot be written.
     pub fn publish(store: &Store, key: &str, draft: Draft, facts: Facts) -> Result<Self> {
-        let dir = draft.dir.path();
-        fs::write(dir.join("facts.json"), serde_json::to_vec_pretty(&facts)?)
+        fs::write(draft.path().join("facts.json"), serde_json::to_vec_pretty(&facts)?)
             .context("cannot write to the store")?;
-        let dir = store.adopt(&place(key), draft.dir)?;
+        let dir = store.adopt(&place(key), draft)?;
         forget_the_oldest(&store.path("snapshots"));
         Ok(Snapshot { dir, facts })
     }
 }
 
 /// Where a guest is saved before it is known to be whole.
-#[derive(Debug)]
-pub struct Draft {
-    dir: tempfile::TempDir,
-}
-
-impl Draft {
-    /// An empty one.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn new(store: &Store) -> Result<Self> {
-        Ok(Draft { dir: store.draft("snapshots")? })
-    }
-
-    /// Where it lies.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
+///
+/// # Errors
+/// When the store cannot be written.
+pub fn draft(store: &Store) -> Result<Draft> {
+    store.draft("snapshots")
 }
 
 fn place(key: &str) -> String {
@@ -145,9 +131,9 @@ mod tests {
     use super::*;
 
     fn saved(store: &Store, key: &str) -> Snapshot {
-        let draft = Draft::new(store).expect("writable");
-        fs::write(draft.dir().join(STATE), key).expect("writable");
-        fs::write(draft.dir().join(CONSOLE), "boots").expect("writable");
+        let draft = super::draft(store).expect("writable");
+        fs::write(draft.path().join(STATE), key).expect("writable");
+        fs::write(draft.path().join(CONSOLE), "boots").expect("writable");
         let facts = Facts {
             release: "6.12.0".into(),
             boot_id: "b".into(),

@@ -149,26 +149,42 @@ impl Store {
     }
 
     /// An empty directory beside the entries of `part`, to be filled and
-    /// [adopted](Store::adopt). It is removed if it is not.
+    /// [adopted](Store::adopt). It is removed if it is not, by whoever makes the
+    /// next draft if its writer was killed.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn draft(&self, part: &str) -> Result<tempfile::TempDir> {
+    pub fn draft(&self, part: &str) -> Result<Draft> {
         let parent = self.dir(part)?;
-        tempfile::Builder::new()
-            .prefix(DRAFT)
-            .tempdir_in(&parent)
-            .with_context(|| format!("cannot write to {}", parent.display()))
+        let make = || -> Result<Draft> {
+            // While drafts are swept none is made: one that is not held yet looks
+            // like one that nobody holds any more.
+            let _sweeping = hold(&parent, FlockArg::LockExclusive)?;
+            for entry in fs::read_dir(&parent)?.flatten() {
+                let path = entry.path();
+                let name = entry.file_name();
+                if name.to_string_lossy().starts_with(DRAFT)
+                    && path.is_dir()
+                    && hold(&path, FlockArg::LockExclusiveNonblock).is_ok()
+                {
+                    fs::remove_dir_all(&path)?;
+                }
+            }
+            let dir = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&parent)?;
+            let held = hold(dir.path(), FlockArg::LockExclusiveNonblock)?;
+            Ok(Draft { dir, _held: held })
+        };
+        make().with_context(|| format!("cannot write to {}", parent.display()))
     }
 
     /// Shows a draft that is whole as the entry `name`.
     ///
     /// # Errors
     /// When it cannot be renamed.
-    pub fn adopt(&self, name: &str, draft: tempfile::TempDir) -> Result<PathBuf> {
+    pub fn adopt(&self, name: &str, draft: Draft) -> Result<PathBuf> {
         let place = self.path(name);
         match fs::rename(draft.path(), &place) {
-            Ok(()) => drop(draft.keep()),
+            Ok(()) => drop(draft.dir.keep()),
             Err(_) if place.is_dir() => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot write {}", place.display()));
@@ -176,6 +192,26 @@ impl Store {
         }
         Ok(place)
     }
+}
+
+/// An entry of the store while it is written. Its lock says that its writer
+/// lives.
+#[derive(Debug)]
+pub struct Draft {
+    dir: tempfile::TempDir,
+    /// Kept for what dropping it does.
+    _held: Flock<File>,
+}
+
+impl Draft {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn hold(dir: &Path, how: FlockArg) -> Result<Flock<File>> {
+    Ok(Flock::lock(File::open(dir)?, how).map_err(|(_, error)| error)?)
 }
 
 /// An XDG base directory: the variable, or the default below the home.
@@ -200,4 +236,25 @@ pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hash.update(part);
     }
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drafts_of_the_dead_are_swept_and_those_of_the_living_are_not() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::at(home.path()).expect("writable");
+        let ours = store.draft("things").expect("writable");
+        let dead = store.path("things/.new-dead");
+        fs::create_dir(&dead).expect("writable");
+        fs::write(dead.join("half"), "of it").expect("writable");
+        let entry = store.path("things/entry");
+        fs::create_dir(&entry).expect("writable");
+        store.draft("things").expect("writable");
+        assert!(ours.path().is_dir());
+        assert!(entry.is_dir());
+        assert!(!dead.exists());
+    }
 }

@@ -48,6 +48,16 @@ pub(crate) fn rearm_once() {
     }
 }
 
+/// Has the kernel print what each processor does and which tasks cannot be
+/// interrupted (Documentation/admin-guide/sysrq.rst): a task that spins in the
+/// kernel shows its stack nowhere else.
+pub(crate) fn show_where_it_hangs() {
+    for command in [b"l", b"w"] {
+        // A kernel without it tells less.
+        let _ = fs::write("/proc/sysrq-trigger", command);
+    }
+}
+
 /// Writes a line into the kernel's log, by which the harness finds the part of
 /// the console that belongs to a test.
 pub(crate) fn mark(text: &str) -> Result<(), String> {

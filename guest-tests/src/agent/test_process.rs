@@ -151,6 +151,9 @@ impl Process {
         // It exists, since it was not reaped.
         let _ = killpg(self.pid, Signal::SIGKILL);
         self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_sign);
+        if self.status.is_none() {
+            health::show_where_it_hangs();
+        }
         Outcome::TimedOut { killed: self.status.is_some(), stack }
     }
 

@@ -14,7 +14,7 @@ use crate::boot::Recipe;
 use crate::context::Context;
 use crate::events::VmEnd;
 use crate::flow::Stage;
-use crate::snapshot::{CONSOLE, Draft, Facts, STATE, Snapshot};
+use crate::snapshot::{self, CONSOLE, Facts, STATE, Snapshot};
 use crate::stop::{Fault, Stop};
 use crate::vm::{Consoles, Happening, Vm};
 
@@ -132,8 +132,8 @@ impl<'a> Starts<'a> {
     /// time; that the kernel does not come up is the end.
     async fn make_snapshot(&self, key: &str) -> Result<Saved, Stop> {
         let Prepared { mut vm, release, boot_id, uptime_us, taint } = self.prepared().await?;
-        let draft = Draft::new(&self.ctx.store).and_then(|draft| {
-            let state = std::fs::File::create_new(draft.dir().join(STATE))?;
+        let draft = snapshot::draft(&self.ctx.store).and_then(|draft| {
+            let state = std::fs::File::create_new(draft.path().join(STATE))?;
             Ok((draft, state))
         });
         let (draft, state) = match draft {
@@ -166,7 +166,7 @@ impl<'a> Starts<'a> {
         let publish = || -> anyhow::Result<Snapshot> {
             state.sync_data()?;
             let facts = Facts { release, boot_id, uptime_us, state_bytes: state.metadata()?.len() };
-            std::fs::write(draft.dir().join(CONSOLE), self.consoles.read(remains.console)?)?;
+            std::fs::write(draft.path().join(CONSOLE), self.consoles.read(remains.console)?)?;
             Snapshot::publish(&self.ctx.store, key, draft, facts)
         };
         Ok(match publish() {

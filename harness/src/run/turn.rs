@@ -109,7 +109,7 @@ pub(super) enum After {
         /// Whether anything was seen of the test: its start, or its marker in
         /// the kernel's log.
         begun: bool,
-        /// Whether the kernel or the test had said anything that counts.
+        /// Whether the kernel or the test had said anything against the test.
         told: bool,
     },
 }
@@ -191,7 +191,8 @@ pub(super) async fn run_one(
         };
         break VmEnd::Replaced { reason };
     };
-    Ok(After::Over { end, begun, told: complaint.is_some() || finished.is_some() })
+    let failed = finished.is_some_and(|(outcome, _)| outcome != Outcome::Passed);
+    Ok(After::Over { end, begun, told: complaint.is_some() || failed })
 }
 
 /// Asks the agent for its last word and waits for the guest to power off.

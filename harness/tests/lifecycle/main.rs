@@ -373,6 +373,23 @@ async fn a_qemu_that_dies_while_it_finishes_is_forgiven_once() {
 }
 
 #[tokio::test]
+async fn a_qemu_that_dies_after_a_tests_last_word_costs_the_test_another_turn() {
+    let told = Story::new().in_test(B, [Act::Say(passed(B)), Act::Exit(1)]).told().await;
+    told.exits(0)
+        .verdicts([Passed; 3])
+        .machines(2)
+        .notes(&["QEMU ended with 1 without a word, which is forgiven once"])
+        .attempts(B, 2);
+}
+
+#[tokio::test]
+async fn a_qemu_that_dies_after_a_failure_takes_nothing_back() {
+    let failed = finished(B, Outcome::Died { how: "killed by SIGSEGV".into() }, Health::default());
+    let told = Story::new().in_test(B, [Act::Say(failed), Act::Exit(1)]).told().await;
+    told.exits(1).verdicts([Passed, Crashed, Passed]).attempts(B, 1).because(B, "SIGSEGV");
+}
+
+#[tokio::test]
 async fn a_qemu_that_dies_in_a_test_twice_is_the_machines_fault() {
     let acts: Vec<Act> = begins(B).into_iter().chain([Act::Exit(9)]).collect();
     let told = Story::new().always(At::Run(B.into()), acts).told().await;
