@@ -43,6 +43,8 @@ fn the_default_profile_has_the_driver_and_the_entry() {
     assert_eq!(value("MODULES"), None, "KPROBES needs no modules since 6.10");
     let before: Vec<_> = profile.requests_of((5, 8, 0));
     assert!(before.iter().any(|r| r.symbol == "MODULES" && r.value == Value::Yes));
+    assert_eq!(value("INET"), None, "9p needs no INET since 6.4");
+    assert!(profile.requests_of((6, 1, 0)).iter().any(|r| r.symbol == "INET"));
 }
 
 #[test]
