@@ -251,6 +251,11 @@ impl<'a> Vm<'a> {
         self.tail.iter().cloned().collect()
     }
 
+    /// Whether its kernel is in the middle of a report.
+    pub fn in_report(&self) -> bool {
+        self.scanner.in_report()
+    }
+
     /// Says something to the agent. If nobody hears it, the deadline for the
     /// answer will tell.
     pub async fn tell(&mut self, message: &HostMessage) {

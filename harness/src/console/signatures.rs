@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Regex, RegexSet};
 
 /// How bad a complaint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,21 @@ pub enum Severity {
     Fatal,
 }
 
+/// What ends a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// It is one line.
+    Line,
+    /// `---[ end trace`, or the end of a panic.
+    Trace,
+    /// A line of `=`, or `---[ end trace`.
+    Rule,
+    /// The end of its call trace.
+    Stack,
+    /// The next thing that whoever prints it says.
+    Block,
+}
+
 /// A row of the table.
 #[derive(Debug)]
 pub struct Signature {
@@ -26,8 +41,16 @@ pub struct Signature {
     pub class: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// What the message must match, from its first character on.
+    pub(super) ends: Ends,
+    /// What the message must match; its groups are the title.
     pub pattern: Regex,
+}
+
+impl Signature {
+    /// The rows whose lines may stand in one report.
+    pub(super) fn family(&self) -> &str {
+        self.id.split('_').next().unwrap_or(self.id)
+    }
 }
 
 impl PartialEq for Signature {
@@ -50,10 +73,23 @@ pub fn signatures() -> &'static [Signature] {
     &TABLE
 }
 
+/// The first row that matches a message.
+pub(super) fn matching(message: &str) -> Option<&'static Signature> {
+    // All patterns in one pass: nearly every line matches none of them.
+    static ALL: LazyLock<RegexSet> = LazyLock::new(|| {
+        RegexSet::new(signatures().iter().map(|s| s.pattern.as_str()))
+            .expect("each pattern compiles by itself")
+    });
+    if !ALL.is_match(message) {
+        return None;
+    }
+    ALL.matches(message).iter().next().map(|n| &signatures()[n])
+}
+
 fn row(line: &'static str) -> Signature {
-    let mut cells = line.split('\t');
-    let mut cell = || cells.next().expect("signatures.tsv: four columns, checked by a test");
-    let (id, class, severity, pattern) = (cell(), cell(), cell(), cell());
+    let mut cells = line.splitn(5, '\t');
+    let mut cell = || cells.next().expect("signatures.tsv: five columns, checked by a test");
+    let (id, class, severity, ends, pattern) = (cell(), cell(), cell(), cell(), cell());
     let severity = match severity {
         "note" => Severity::Note,
         "bug" => Severity::Bug,
@@ -61,8 +97,16 @@ fn row(line: &'static str) -> Signature {
         "fatal" => Severity::Fatal,
         other => unreachable!("signatures.tsv: {id}: severity {other:?}, checked by a test"),
     };
+    let ends = match ends {
+        "line" => Ends::Line,
+        "trace" => Ends::Trace,
+        "rule" => Ends::Rule,
+        "stack" => Ends::Stack,
+        "block" => Ends::Block,
+        other => unreachable!("signatures.tsv: {id}: ends {other:?}, checked by a test"),
+    };
     let pattern = Regex::new(pattern).expect("signatures.tsv: patterns compile, checked by a test");
-    Signature { id, class, severity, pattern }
+    Signature { id, class, severity, ends, pattern }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use hmm_protocol::wire::{GuestMessage, Health, Outcome, Sealed};
 
 use super::{KernelEvent, KernelInfo, MachineInfo, NotApplicable, Timing};
 use crate::collect::Evidence;
-use crate::console::{Finding, Severity, What};
+use crate::console::{Finding, Report, Severity, Signature, What};
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
 use crate::run::describe;
@@ -41,6 +41,8 @@ pub(super) struct Attempt {
     pub(super) turn: u32,
     /// Whether its process was seen.
     pub(super) begun: bool,
+    /// The process id that the agent gave for it.
+    pid: Option<u32>,
     /// The agent's last word on it.
     pub(super) said: Option<Said>,
     /// Why its VM is gone.
@@ -56,15 +58,16 @@ pub(super) struct Attempt {
 pub(super) struct Said {
     pub(super) outcome: Outcome,
     pub(super) duration_us: u64,
-    health: Health,
+    pub(super) health: Health,
 }
 
-impl Said {
-    /// Whether the kernel's own counters are as before.
-    pub(super) fn is_healthy(&self) -> bool {
-        let Health { taint_before, taint_after, warnings, oopses } = self.health;
-        taint_before == taint_after && warnings == 0 && oopses == 0
-    }
+/// What is known of a complaint when the console is read to its end.
+struct Heard<'a> {
+    signature: &'static Signature,
+    title: &'a str,
+    pid: Option<u32>,
+    /// The test that was running when it began.
+    during: Option<(&'a str, usize)>,
 }
 
 /// A complaint with its weight.
@@ -113,6 +116,7 @@ impl History {
                         vm: *vm,
                         turn: *turn,
                         begun: false,
+                        pid: None,
                         said: None,
                         end: None,
                         complaints: Vec::new(),
@@ -150,10 +154,11 @@ impl History {
             GuestMessage::Attached { settings, .. } => {
                 self.machine.settings.clone_from(settings);
             }
-            GuestMessage::Started { id, .. } => {
+            GuestMessage::Started { id, pid } => {
                 self.first_start.get_or_insert(t_ms);
                 if let Some(attempt) = self.attempt(vm, id) {
                     attempt.begun = true;
+                    attempt.pid = u32::try_from(*pid).ok();
                 }
             }
             GuestMessage::Finished { id, outcome, duration_us, health } => {
@@ -209,16 +214,19 @@ impl History {
         }
     }
 
-    /// Gives each complaint of a VM's console to the test that was running.
+    /// Gives each complaint of a VM's console to a test: to the one whose process
+    /// it is about, also when it comes late; else to the one that was running.
     fn console(&mut self, vm: u32, findings: &[Finding]) {
-        // The turns of this VM by test, and how many of each have begun.
-        let mut running: Option<(String, usize)> = None;
+        // The test that runs, with which of its turns on this VM that is.
+        let mut running: Option<(&str, usize)> = None;
         let mut begun: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut heard: BTreeMap<u64, Heard> = BTreeMap::new();
         for finding in findings {
+            let line = finding.line;
             match &finding.what {
                 What::Begin(id) => {
                     let count = begun.entry(id).or_default();
-                    running = Some((id.clone(), *count));
+                    running = Some((id, *count));
                     *count += 1;
                 }
                 What::End(id) => {
@@ -228,22 +236,50 @@ impl History {
                     }
                     running = None;
                 }
+                // What was begun counts even if its end never came.
                 What::Complaint { signature, title } => {
-                    let event = KernelEvent {
-                        id: signature.id.to_owned(),
-                        class: signature.class.to_owned(),
-                        title: title.clone(),
-                        line: finding.line,
-                    };
-                    match running.as_ref().and_then(|(id, nth)| self.nth_attempt(vm, id, *nth)) {
-                        Some(attempt) => attempt
-                            .complaints
-                            .push(Complaint { event, severity: signature.severity }),
-                        None => self.kernel_events.push(event),
-                    }
+                    heard.insert(line, Heard { signature, title, pid: None, during: running });
+                }
+                What::Report(Report { signature, title, pid, .. }) => {
+                    let during = heard.get(&line).map_or(running, |heard| heard.during);
+                    heard.insert(line, Heard { signature, title, pid: *pid, during });
                 }
             }
         }
+        for (line, Heard { signature, title, pid, during }) in heard {
+            let event = KernelEvent {
+                id: signature.id.to_owned(),
+                class: signature.class.to_owned(),
+                title: title.to_owned(),
+                line,
+            };
+            match self.culprit(vm, pid, during) {
+                Some(attempt) => {
+                    attempt.complaints.push(Complaint { event, severity: signature.severity });
+                }
+                None => self.kernel_events.push(event),
+            }
+        }
+    }
+
+    /// The turn that a complaint is about. A process that is no test's own, such
+    /// as a child of one or a thread of the kernel, works for the test that is
+    /// `running`.
+    fn culprit(
+        &mut self,
+        vm: u32,
+        pid: Option<u32>,
+        running: Option<(&str, usize)>,
+    ) -> Option<&mut Attempt> {
+        let its_own = |a: &Attempt| a.vm == vm && a.pid.is_some() && a.pid == pid;
+        let of_running = running
+            .and_then(|(id, nth)| self.nth_attempt(vm, id, nth))
+            .is_some_and(|attempt| its_own(attempt));
+        if of_running || !self.attempts.values().flatten().any(its_own) {
+            let (id, nth) = running?;
+            return self.nth_attempt(vm, id, nth);
+        }
+        self.attempts.values_mut().flatten().find(|attempt| its_own(attempt))
     }
 
     /// One of the turns that a test had on a VM, counted from 0.

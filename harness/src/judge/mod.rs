@@ -5,6 +5,7 @@
 //! the conjunction of its tests, and what is missing is never good.
 
 mod history;
+mod health;
 mod known;
 mod results;
 
@@ -159,7 +160,7 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> (TestResult, Opt
     };
     result.checks.taint = match &attempt.said {
         None => Check::None,
-        Some(said) if said.is_healthy() => Check::Ok,
+        Some(said) if health::is_good(&said.health) => Check::Ok,
         Some(_) => Check::Bad,
     };
     (result.verdict, result.reason) = match (verdict, worst) {
@@ -171,7 +172,8 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> (TestResult, Opt
             (Verdict::Failed, "the console fell silent before the test's end".into())
         }
         (Verdict::Passed, None) if result.checks.taint == Check::Bad => {
-            (Verdict::Failed, "the kernel's taint or its warning counters changed".into())
+            let health = attempt.said.as_ref().map(|said| &said.health);
+            (Verdict::Failed, health.map(health::describe).unwrap_or_default())
         }
         (other, _) => (other, reason),
     };

@@ -64,10 +64,14 @@ impl Story {
         self
     }
 
-    fn started(mut self, id: &str) -> Self {
+    fn started(self, id: &str) -> Self {
+        self.started_as(id, 9)
+    }
+
+    fn started_as(mut self, id: &str, pid: i32) -> Self {
         self = self.ordered(id);
         self.console.push_str(&format!("hmm-harness: begin {id}\n"));
-        self.say(GuestMessage::Started { id: id.into(), pid: 9 })
+        self.say(GuestMessage::Started { id: id.into(), pid })
     }
 
     fn console(mut self, text: &str) -> Self {
@@ -106,7 +110,8 @@ impl Story {
 
     fn judged(self) -> Results {
         let mut scanner = Scanner::default();
-        let findings = scanner.push(self.console.as_bytes());
+        let mut findings = scanner.push(self.console.as_bytes());
+        findings.extend(scanner.finish());
         let records = self.events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
         judge(&Evidence {
             plan: self.plan,
@@ -203,6 +208,7 @@ fn counters_that_rise_in_silence_spoil_it_too() {
         .judged();
     assert_eq!(results.tests[0].verdict, Verdict::Failed);
     assert_eq!(results.tests[0].checks.taint, Check::Bad);
+    assert_eq!(results.tests[0].reason, "the kernel counted one warning");
 }
 
 #[test]
@@ -233,6 +239,56 @@ fn complaints_between_tests_are_red_and_belong_to_none() {
     assert_eq!(verdicts(&results), [Verdict::Passed, Verdict::Passed]);
     assert_eq!(results.kernel_events.len(), 1);
     assert_eq!(results.exit_code, 1);
+}
+
+#[test]
+fn a_report_belongs_to_the_test_whose_process_it_names() {
+    let passes = |story: Story, id: &str| story.finished(id, Outcome::Passed, Health::default());
+    let report = |pid: u32, comm: &str| {
+        format!(
+            "WARNING: CPU: 0 PID: {pid} at mm/x.c:1 f+0x0/0x1\nCPU: 0 UID: 0 PID: {pid} Comm: {comm} Not tainted 6.12 #1\n---[ end trace 0000000000000000 ]---\n"
+        )
+    };
+    // In the other test's time, by the process of the first.
+    let story = passes(Story::new().started_as(A, 70), A).started_as(B, 71);
+    let story = passes(story.console(&report(70, "hmm-tests")), B);
+    let results = story.ended(VmEnd::Done).judged();
+    assert_eq!(verdicts(&results), [Verdict::Failed, Verdict::Passed]);
+    assert_eq!(results.tests[0].kernel_events[0].title, "WARNING at mm/x.c:1 in f");
+    // After the end of its own.
+    let story = passes(Story::new().started_as(A, 70), A).console(&report(70, "hmm-tests"));
+    let results = passes(story.started_as(B, 71), B).ended(VmEnd::Done).judged();
+    assert_eq!(verdicts(&results), [Verdict::Failed, Verdict::Passed]);
+    assert_eq!(results.kernel_events, []);
+    // A child of a test and a thread of the kernel work for the test that runs.
+    for (pid, comm) in [(99, "hmm-tests"), (12, "kworker/0:1"), (0, "swapper/0")] {
+        let story = passes(Story::new().started_as(A, 70), A).started_as(B, 71);
+        let results = passes(story.console(&report(pid, comm)), B).ended(VmEnd::Done).judged();
+        assert_eq!(verdicts(&results), [Verdict::Passed, Verdict::Failed], "{comm}");
+    }
+    // And if none runs, for none.
+    let story = passes(Story::new().started_as(A, 70), A).console(&report(12, "kworker/0:1"));
+    let results = passes(story.started_as(B, 71), B).ended(VmEnd::Done).judged();
+    assert_eq!(verdicts(&results), [Verdict::Passed, Verdict::Passed]);
+    assert_eq!((results.kernel_events.len(), results.exit_code), (1, 1));
+}
+
+#[test]
+fn a_report_that_breaks_off_is_not_lost() {
+    let mut scanner = Scanner::default();
+    let console =
+        "hmm-harness: begin hmm.migrate.private\nBUG: KASAN: use-after-free in f+0x0/0x1\n";
+    let findings = scanner.push(console.as_bytes());
+    let story = Story::new().started(A).ended(VmEnd::Done);
+    let records = story.events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
+    let evidence = Evidence {
+        plan: story.plan,
+        records,
+        consoles: vec![(0, findings)],
+        known_issues: Vec::new(),
+    };
+    let results = judge(&evidence);
+    assert_eq!(results.tests[0].kernel_events[0].title, "BUG: KASAN: use-after-free in f");
 }
 
 #[test]

@@ -28,6 +28,10 @@ pub(super) const SAVE: Duration = Duration::from_secs(20);
 /// console.
 const CONSOLE: Duration = Duration::from_secs(5);
 
+/// How long a kernel that has begun to complain may take to end its report,
+/// after the test is over.
+const REPORT: Duration = Duration::from_secs(1);
+
 /// From the order to finish to the end of QEMU.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -139,15 +143,17 @@ pub(super) async fn run_one(
     let test = Deadline::new("test", hangs.turn());
     let mut silence = Deadline::new("silence", hangs.silence);
     let mut console = None;
+    let mut report: Option<Deadline> = None;
     let mut complaint = None;
     let mut finished = None;
     let mut started = false;
     let mut begun = false;
     let mut marked = false;
     let end = loop {
-        let next = match &console {
-            Some(console) => Deadline::first([console, &run]),
-            None => Deadline::first([&test, &silence, &run]),
+        let next = match (&report, &console) {
+            (Some(report), _) => *report,
+            (None, Some(console)) => Deadline::first([console, &run]),
+            (None, None) => Deadline::first([&test, &silence, &run]),
         };
         match vm.next(next.at).await? {
             Happening::Said(message) => {
@@ -173,13 +179,22 @@ pub(super) async fn run_one(
                 What::Complaint { title, .. } => {
                     complaint.get_or_insert(title);
                 }
+                What::Report(_) => {}
             },
             Happening::Saved(_) => {}
             Happening::Gone(end) => break end,
             Happening::Interrupted => break VmEnd::Interrupted,
+            // Half a report is better than none.
+            Happening::Deadline if report.is_some() => {}
             Happening::Deadline => break next.passed(),
         }
         let Some((outcome, health)) = finished.as_ref().filter(|_| marked) else { continue };
+        if vm.in_report() {
+            let until = report.get_or_insert(Deadline::new("report", REPORT));
+            if !until.is_over() {
+                continue;
+            }
+        }
         let counters_rose = health.warnings + health.oopses > 0;
         let reason = match (outcome, &complaint) {
             (_, Some(title)) => title.clone(),
