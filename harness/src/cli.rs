@@ -42,6 +42,8 @@ pub enum Command {
     Judge(JudgeArgs),
     /// Say what this machine lacks, and the command that mends it
     Doctor(DoctorArgs),
+    /// Measure what a run costs, with the budgets beside it
+    Bench(BenchArgs),
     /// Everything that a change to this project must pass
     Check(CheckArgs),
 }
@@ -168,6 +170,26 @@ pub struct JudgeArgs {
 /// Options of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// How often each thing is measured; what takes long half as often
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+
+    /// Also build the kernel from nothing
+    #[arg(long)]
+    pub cold: bool,
+
+    /// Write the figures here
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,

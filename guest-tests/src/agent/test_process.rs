@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -28,6 +29,9 @@ const CHANNEL: i32 = 3;
 /// How long a killed process may take to go. Longer means that it hangs in the
 /// kernel.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long it may take to see where a process is in the kernel.
+const STACK_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How much of what a test wrote to standard error is kept, in bytes.
 const STDERR_KEPT: usize = 1024;
@@ -147,7 +151,7 @@ impl Process {
             self.drain(&mut on_sign);
             return self.outcome();
         }
-        let stack = self.kernel_stack();
+        let stack = kernel_stack(self.pid);
         // It exists, since it was not reaped.
         let _ = killpg(self.pid, Signal::SIGKILL);
         self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_sign);
@@ -263,14 +267,23 @@ impl Process {
             (_, status) => Outcome::Died { how: format!("ended as {status:?}{tail}") },
         }
     }
+}
 
-    /// Where its threads are in the kernel.
-    fn kernel_stack(&self) -> String {
-        let stack = fs::read_to_string(format!("/proc/{}/stack", self.pid)).unwrap_or_default();
-        let state = fs::read_to_string(format!("/proc/{}/wchan", self.pid)).unwrap_or_default();
-        let text = if stack.trim().is_empty() { state } else { stack };
-        text.trim().to_owned()
-    }
+/// Where a process is in the kernel; nothing if it is not, or runs. Whoever asks
+/// may have to wait for what the process holds, so somebody else does.
+fn kernel_stack(pid: Pid) -> String {
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let read =
+            |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let stack = read("stack");
+        let text = if stack.trim().is_empty() { read("wchan") } else { stack };
+        // Too late is as good as never.
+        let _ = tell.send(text.trim().to_owned());
+    });
+    let stack = told.recv_timeout(STACK_DEADLINE).unwrap_or_default();
+    // `wchan` of a task that is not waiting.
+    if stack == "0" { String::new() } else { stack }
 }
 
 /// A pipe whose reading end does not block.

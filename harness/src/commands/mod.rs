@@ -1,6 +1,7 @@
 //! One module for each command: it puts the stages together, and says what came
 //! out.
 
+pub mod bench;
 pub mod check;
 pub mod doctor;
 pub mod judge;

@@ -138,11 +138,12 @@ impl History {
                 Event::StageStarted { .. } | Event::Progress { .. } | Event::Note { .. } => {}
             }
         }
-        history.second_turns();
         history.timing.ready_ms = history.first_start.unwrap_or(0);
         for (vm, findings) in &evidence.consoles {
             history.console(*vm, findings);
         }
+        history.blameless_ends();
+        history.second_turns();
         history
     }
 
@@ -190,16 +191,24 @@ impl History {
     }
 
     fn vm_ended(&mut self, vm: u32, end: &VmEnd) {
-        let mut blamed = false;
         for attempt in self.attempts.values_mut().flatten().filter(|a| a.vm == vm) {
-            blamed |= attempt.said.is_none();
             attempt.end = Some(end.clone());
         }
-        // A machine that never came up is forgiven or told by the stop itself.
-        let had_tests = self.attempts.values().flatten().any(|a| a.vm == vm);
-        if !in_order(end) && !blamed && had_tests {
-            self.loose_ends.push(format!("outside any test: {}", describe(end)));
+    }
+
+    /// Finds the ends of machines that were not in order and that no test
+    /// answers for: one that had not finished, or whose end the console did not
+    /// show.
+    fn blameless_ends(&mut self) {
+        let mut ends: BTreeMap<u32, (&VmEnd, bool)> = BTreeMap::new();
+        for attempt in self.attempts.values().flatten() {
+            let Some(end) = attempt.end.as_ref().filter(|end| !in_order(end)) else { continue };
+            let (_, blamed) = ends.entry(attempt.vm).or_insert((end, false));
+            *blamed |= attempt.said.is_none() || !attempt.console_closed;
         }
+        let blameless = ends.into_values().filter(|(_, blamed)| !blamed);
+        let told = blameless.map(|(end, _)| format!("outside any test: {}", describe(end)));
+        self.loose_ends.extend(told.collect::<Vec<_>>());
     }
 
     /// A test has another turn when its machine was gone before it began. That is
