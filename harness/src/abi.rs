@@ -17,6 +17,7 @@ use hmm_protocol::wire::Abi;
 
 use crate::context::Context;
 use crate::flow::Stage;
+use crate::kbuild::compiler;
 use crate::proc::Cmd;
 use crate::stop::{Fault, Stop};
 
@@ -139,65 +140,6 @@ fn without_comments(text: &str) -> String {
     out
 }
 
-/// The compiler's part of a command that kbuild saved, ready for other input
-/// and output: without what names those, and what writes dependencies.
-fn compiler(saved: &str) -> Option<Vec<String>> {
-    let first = saved.lines().find(|l| l.starts_with("savedcmd_") || l.starts_with("cmd_"))?;
-    let (_, command) = first.split_once(" := ")?;
-    // As scripts/Kbuild.include writes it for make to read again (make-cmd).
-    let command = command.replace("$(pound)", "#").replace("\\#", "#").replace("$$", "$");
-    let mut words = shell_words(&command)?.into_iter();
-    let mut kept = Vec::new();
-    while let Some(word) = words.next() {
-        let is_input = word.ends_with(".c") && !word.starts_with('-');
-        match word.as_str() {
-            "-o" => drop(words.next()?),
-            "-c" => {}
-            // Its argument is a header, and stays.
-            "-include" => kept.extend([word, words.next()?]),
-            _ if is_input || word.starts_with("-Wp,-M") => {}
-            _ => kept.push(word),
-        }
-    }
-    (!kept.is_empty()).then_some(kept)
-}
-
-/// The words of the first command of a shell's line.
-fn shell_words(line: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            ';' | '&' | '|' => break,
-            c if c.is_whitespace() => words.extend(word.take()),
-            '\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '\'' => break,
-                        c => word.push(c),
-                    }
-                }
-            }
-            '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '"' => break,
-                        '\\' => word.push(chars.next()?),
-                        c => word.push(c),
-                    }
-                }
-            }
-            '\\' => word.get_or_insert_default().push(chars.next()?),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    Some(words)
-}
-
 /// A program whose assembler text says the values. What a preprocessor
 /// condition took out of the header is left out here too.
 fn program(names: &Names, header: &Path) -> String {
@@ -304,29 +246,6 @@ enum {
         assert_eq!(names.prots, prots.iter().map(|n| format!("{PROT}{n}")).collect());
         let members = ["addr", "ptr", "npages", "cpages", "faults", "spare"];
         assert_eq!(names.members, set(&members));
-    }
-
-    #[test]
-    fn a_saved_command_becomes_a_compiler() {
-        let saved = "savedcmd_lib/test_hmm.o := gcc -Wp,-MMD,lib/.test_hmm.o.d -nostdinc -I/s/include \
-                     -include /s/include/linux/kconfig.h -DKBUILD_MODNAME='\"test_hmm\"' \
-                     -DX=\\\"x\\\" -DP=$(pound) -c -o lib/test_hmm.o /s/lib/test_hmm.c   ; \
-                     ./tools/objtool/objtool --orc lib/test_hmm.o\n\nsource_lib/test_hmm.o := x\n";
-        let expect = [
-            "gcc",
-            "-nostdinc",
-            "-I/s/include",
-            "-include",
-            "/s/include/linux/kconfig.h",
-            "-DKBUILD_MODNAME=\"test_hmm\"",
-            "-DX=\"x\"",
-            "-DP=#",
-        ];
-        assert_eq!(compiler(saved).expect("well-formed"), expect);
-        let old = "cmd_lib/test_hmm.o := gcc -Wp,-MD,lib/.test_hmm.o.d -O2 -c -o a.o /s/a.c\n";
-        assert_eq!(compiler(old).expect("well-formed"), ["gcc", "-O2"]);
-        assert_eq!(compiler("cmd_x := gcc 'open"), None);
-        assert_eq!(compiler(""), None);
     }
 
     #[test]

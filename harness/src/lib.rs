@@ -27,6 +27,7 @@ pub mod events;
 pub mod flow;
 pub mod git;
 pub mod interrupt;
+mod kbuild;
 pub mod keeper;
 pub mod machine;
 pub mod packages;
@@ -36,6 +37,7 @@ pub mod rundir;
 pub mod snapshot;
 pub mod stop;
 pub mod store;
+pub mod symbols;
 pub mod vm;
 
 // What a person types.

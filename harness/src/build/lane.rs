@@ -31,7 +31,7 @@ const LEFTOVERS: Duration = Duration::from_secs(10);
 
 /// A lane that this process holds.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(crate) struct Lane {
     dir: PathBuf,
     /// Kept for what dropping it does.
     _lock: Flock<File>,
@@ -40,13 +40,10 @@ pub(super) struct Lane {
 impl Lane {
     /// Opens the lane for this configuration, and waits if another run has it.
     pub(super) async fn open(ctx: &Context, configured: &Configured) -> Result<Self, Stop> {
-        let (major, minor, _) = configured.source.version;
-        let line = format!("{major}.{minor}");
-        let parts = [&configured.requests_sha256, &configured.toolchain, &line];
-        let key = &digest(parts.map(|p| p.as_bytes()))[..16];
-        let what = format!("lane {key}");
+        let name = Self::name(configured);
+        let what = name.replace("lanes/", "lane ");
         let lock = ctx.store.lock(&what, &ctx.log, &ctx.interrupt).await?;
-        let dir = ctx.store.dir(&format!("lanes/{key}"))?;
+        let dir = ctx.store.dir(&name)?;
         for part in ["src", "obj"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -57,13 +54,34 @@ impl Lane {
         Ok(lane)
     }
 
+    /// The same, but `None` if no kernel was ever built in it.
+    pub(crate) async fn open_built(
+        ctx: &Context,
+        configured: &Configured,
+    ) -> Result<Option<Self>, Stop> {
+        let dir = ctx.store.path(&Self::name(configured));
+        if !dir.is_dir() {
+            return Ok(None);
+        }
+        let lane = Self::open(ctx, configured).await?;
+        Ok(lane.full_build().is_some().then_some(lane))
+    }
+
+    /// Its name in the store.
+    fn name(configured: &Configured) -> String {
+        let (major, minor, _) = configured.source.version;
+        let line = format!("{major}.{minor}");
+        let parts = [&configured.requests_sha256, &configured.toolchain, &line];
+        format!("lanes/{}", &digest(parts.map(|p| p.as_bytes()))[..16])
+    }
+
     /// The source directory.
-    pub(super) fn src(&self) -> PathBuf {
+    pub(crate) fn src(&self) -> PathBuf {
         self.dir.join("src")
     }
 
     /// The build directory.
-    pub(super) fn obj(&self) -> PathBuf {
+    pub(crate) fn obj(&self) -> PathBuf {
         self.dir.join("obj")
     }
 
@@ -71,7 +89,7 @@ impl Lane {
     /// that differ: what is not touched keeps its time stamp, and make its
     /// objects.
     pub(super) async fn move_to(&self, ctx: &Context, source: &PatchedTree) -> Result<(), Stop> {
-        let mark = self.dir.join("moving");
+        let mark = self.moving();
         let torn = mark.exists();
         fs::write(&mark, &source.tree.0).context("cannot write to the lane")?;
         // Left behind by a git that was killed; nobody else is in the lane.
@@ -103,6 +121,21 @@ impl Lane {
     /// Remembers it.
     pub(super) fn set_full_build(&self, objects: usize) -> Result<()> {
         fs::write(self.dir.join("objects"), objects.to_string()).context("cannot write to the lane")
+    }
+
+    /// The mark that it is between two trees.
+    pub(super) fn moving(&self) -> PathBuf {
+        self.dir.join("moving")
+    }
+
+    /// Where git keeps what the source directory shows.
+    pub(super) fn index(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
+    /// The directory of all that is the lane's.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn making(&self) -> PathBuf {
@@ -141,17 +174,30 @@ impl Lane {
     }
 
     async fn git(&self, ctx: &Context, source: &PatchedTree, args: &[&str]) -> Result<(), Stop> {
-        let mut command = Cmd::new("git").args(["-c", "checkout.workers=0"]).args(args);
+        self.ask(ctx, source, &self.index(), args).await.map(drop)
+    }
+
+    /// Runs git in the source directory with an index, and returns the lines
+    /// of its answer. A file that was only put aside for a while counts as
+    /// untouched, although the system knows when (ctime).
+    pub(super) async fn ask(
+        &self,
+        ctx: &Context,
+        source: &PatchedTree,
+        index: &Path,
+        args: &[&str],
+    ) -> Result<Vec<String>, Stop> {
+        let settings = ["-c", "checkout.workers=0", "-c", "core.trustctime=false"];
+        let mut command = Cmd::new("git").args(settings).args(args);
         for (name, value) in source.git.variables() {
             command = command.env(name, value);
         }
-        let command = command
-            .env("GIT_WORK_TREE", self.src())
-            .env("GIT_INDEX_FILE", self.dir.join("index"))
-            .dir(self.src());
-        let ended = command.run(&ctx.interrupt, |_| {}).await?;
+        let command =
+            command.env("GIT_WORK_TREE", self.src()).env("GIT_INDEX_FILE", index).dir(self.src());
+        let mut lines = Vec::new();
+        let ended = command.run(&ctx.interrupt, |line| lines.push(line.to_owned())).await?;
         if ended.success() {
-            return Ok(());
+            return Ok(lines);
         }
         Err(Stop::Machine(
             Fault::new(format!("cannot write tree {} to {}", source.tree, self.src().display()))
@@ -191,7 +237,7 @@ fn remove_newer(dir: &Path, since: SystemTime) -> std::io::Result<()> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

@@ -10,6 +10,8 @@ mod diagnose;
 mod kernel;
 mod lane;
 mod make;
+mod visit;
 
 pub use diagnose::{Diagnosis, Whose, diagnose};
 pub use kernel::{Kernel, kernel};
+pub(crate) use lane::Lane;

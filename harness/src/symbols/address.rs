@@ -1,0 +1,155 @@
+//! Addresses as a kernel prints them, and where in its reports they stand.
+//!
+//! Nothing here does IO.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+/// What an address says of the CPU. A report does not mark it: it depends on
+/// where in the report the address stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The CPU was at this instruction.
+    At,
+    /// A call returns to here, and the instruction before is meant: this one
+    /// may belong to another line, or even to another function.
+    After,
+}
+
+/// An address to be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// As the kernel prints it: `dmirror_fops_unlocked_ioctl+0x106/0x4c0`.
+    pub address: String,
+    /// What it says of the CPU.
+    pub place: Place,
+}
+
+impl Wanted {
+    /// The address of the instruction that the CPU was at.
+    pub fn at(address: impl Into<String>) -> Self {
+        Wanted { address: address.into(), place: Place::At }
+    }
+
+    /// The address that a call returns to.
+    pub fn after(address: impl Into<String>) -> Self {
+        Wanted { address: address.into(), place: Place::After }
+    }
+}
+
+/// Finds the addresses in the lines of one report, in their order and each
+/// once. Those that the kernel marks with `?` are left out: they lay on the
+/// stack and belong to no caller.
+pub fn addresses<'a>(report: impl IntoIterator<Item = &'a str>) -> Vec<Wanted> {
+    static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(\? )?([A-Za-z_][A-Za-z0-9_.]*\+0x[0-9a-f]+/0x[0-9a-f]+)")
+            .expect("a fixed pattern")
+    });
+    let mut found: Vec<Wanted> = Vec::new();
+    for line in report {
+        // The registers of an exception (show_ip) and the place of a warning
+        // (__warn) are instructions; all others are return addresses, those
+        // that KASAN's first line and lockdep name among them.
+        let place = if line.contains("RIP: ") || line.contains("WARNING: ") {
+            Place::At
+        } else {
+            Place::After
+        };
+        for address in ADDRESS.captures_iter(line).filter(|c| c.get(1).is_none()) {
+            let wanted = Wanted { address: address[2].to_owned(), place };
+            if !found.contains(&wanted) {
+                found.push(wanted);
+            }
+        }
+    }
+    found
+}
+
+/// An address in its parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Address<'a> {
+    pub(super) symbol: &'a str,
+    /// In bytes from the symbol.
+    pub(super) offset: u64,
+    /// From the symbol to the next one, as kallsyms sees them.
+    pub(super) size: u64,
+}
+
+/// Takes an address apart; `None` if it is none. The offset may be the size
+/// itself: where a call that does not return is the last instruction, its
+/// return address is the next symbol.
+pub(super) fn parse(text: &str) -> Option<Address<'_>> {
+    let (symbol, numbers) = text.trim().rsplit_once('+')?;
+    let (offset, size) = numbers.split_once('/')?;
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let (offset, size) = (number(offset)?, number(size)?);
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let sound = !symbol.is_empty() && symbol.chars().all(plain) && offset <= size;
+    sound.then_some(Address { symbol, offset, size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_three_parts() {
+        let check = |text: &str, symbol, offset, size| {
+            assert_eq!(parse(text), Some(Address { symbol, offset, size }), "{text}");
+        };
+        check(
+            "dmirror_fops_unlocked_ioctl+0x106/0x4c0",
+            "dmirror_fops_unlocked_ioctl",
+            0x106,
+            0x4c0,
+        );
+        check(" hmm_range_fault.cold+0x0/0x1a", "hmm_range_fault.cold", 0, 0x1a);
+        check("do_exit+0x20/0x20", "do_exit", 0x20, 0x20);
+    }
+
+    #[test]
+    fn what_is_no_address() {
+        for text in [
+            "",
+            "f",
+            "f+0x1",
+            "f+1/2",
+            "+0x1/0x2",
+            "f+0x3/0x2",
+            "f+0x1/0xg",
+            "f+0x1/0x11111111111111111",
+            "0x7ffff7fbd79b",
+            "f g+0x1/0x2",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_where_the_cpu_was_and_where_calls_return_to() {
+        let report = "\
+[    2.9][   T59] Oops: Oops: 0002 [#1] SMP
+[    2.9][   T59] RIP: 0010:dmirror_fops_unlocked_ioctl+0x106/0x4c0
+[    2.9][   T59] Call Trace:
+[    2.9][   T59]  ? note_gp_changes+0x58/0x70
+[    2.9][   T59]  __x64_sys_ioctl+0x49e/0x9e0
+[    2.9][   T59]  do_syscall_64+0x37/0xb0
+[    2.9][   T59] RIP: 0033:0x7ffff7fbd79b
+[    2.9][   T59] RIP: 0010:dmirror_fops_unlocked_ioctl+0x106/0x4c0
+";
+        let expect = [
+            Wanted::at("dmirror_fops_unlocked_ioctl+0x106/0x4c0"),
+            Wanted::after("__x64_sys_ioctl+0x49e/0x9e0"),
+            Wanted::after("do_syscall_64+0x37/0xb0"),
+        ];
+        assert_eq!(addresses(report.lines()), expect);
+        let warning = "WARNING: CPU: 0 PID: 1 at mm/hmm.c:3 hmm_range_fault+0x1/0x2";
+        assert_eq!(addresses([warning]), [Wanted::at("hmm_range_fault+0x1/0x2")]);
+        let kasan = "BUG: KASAN: null-ptr-deref in hmm_range_fault+0x1/0x2";
+        assert_eq!(addresses([kasan]), [Wanted::after("hmm_range_fault+0x1/0x2")]);
+        assert_eq!(addresses(["nothing here"]), []);
+    }
+}
