@@ -27,6 +27,9 @@ const NAME: usize = 128;
 /// A report that is being read.
 #[derive(Debug)]
 pub(super) struct Open {
+    /// The row that its first line matched, which makes the title.
+    headed: &'static Signature,
+    /// The worst row that a line of it matched.
     signature: &'static Signature,
     pub(super) caller: Option<Caller>,
     /// Whether its complaint was told, so that its report must be.
@@ -72,6 +75,7 @@ impl Open {
         told: bool,
     ) -> Self {
         let mut open = Open {
+            headed: signature,
             signature,
             caller: line.caller,
             told,
@@ -92,7 +96,7 @@ impl Open {
 
     /// What can be said of it so far.
     pub(super) fn title(&self) -> String {
-        title(self.signature, &self.header, self.hint.as_deref(), &self.frames)
+        title(self.headed, &self.header, self.hint.as_deref(), &self.frames)
     }
 
     pub(super) fn severity(&self) -> Severity {

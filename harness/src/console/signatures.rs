@@ -112,6 +112,7 @@ fn row(line: &'static str) -> Signature {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::console::title::title;
 
     #[test]
     fn the_table_is_well_formed_and_its_ids_are_unique() {
@@ -121,5 +122,22 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), rows);
         assert!(rows > 50);
+    }
+
+    #[test]
+    fn each_row_is_for_something_and_ordinary_messages_are_for_none() {
+        let mut unused: Vec<&str> =
+            signatures().iter().filter(|s| s.severity > Severity::Note).map(|s| s.id).collect();
+        let samples = include_str!("samples.tsv").lines().filter(|line| !line.starts_with('#'));
+        for sample in samples {
+            let cells: Vec<&str> = sample.splitn(3, '\t').collect();
+            let found = matching(cells[1]).filter(|s| s.severity > Severity::Note);
+            assert_eq!(found.map_or("-", |s| s.id), cells[0], "{sample}");
+            if let Some(found) = found {
+                assert_eq!(title(found, cells[1], None, &[]), cells[2]);
+                unused.retain(|id| *id != cells[0]);
+            }
+        }
+        assert_eq!(unused, Vec::<&str>::new(), "rows without a sample");
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn title(
     title.truncate(end);
     if let Some(at) = at {
         title.push_str(" at ");
-        title.push_str(at);
+        title.push_str(in_the_tree(at));
     }
     let own = function.filter(|f| !is_helper(f));
     let blamed = own.or(hint).or_else(|| blamed(frames)).or(function);
@@ -53,6 +53,28 @@ pub(super) fn title(
     }
     let title = OFFSET.replace_all(&title, "");
     COMPILED.replace_all(&title, "").chars().take(LONGEST).collect()
+}
+
+/// A place in the sources, without the directory that they happened to be in.
+fn in_the_tree(place: &str) -> &str {
+    const TOP: [&str; 19] = [
+        "arch", "block", "certs", "crypto", "drivers", "fs", "include", "init", "io_uring", "ipc",
+        "kernel", "lib", "mm", "net", "rust", "samples", "security", "sound", "virt",
+    ];
+    if !place.starts_with('/') {
+        return place;
+    }
+    if let Some((_, inside)) = place.rsplit_once("/src/") {
+        return inside;
+    }
+    let mut inside = place;
+    while let Some((_, deeper)) = inside.split_once('/') {
+        inside = deeper;
+        if inside.split_once('/').is_some_and(|(first, _)| TOP.contains(&first)) {
+            return inside;
+        }
+    }
+    place
 }
 
 /// The innermost function of a call trace that can be to blame.
@@ -75,7 +97,7 @@ fn is_helper(function: &str) -> bool {
 
 /// An address, as itself or hashed, or another number of that size.
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\b0x[0-9a-f]{6,}\b|\b[0-9a-f]{12,16}\b|\((?:____)?ptrval(?:____)?\)")
+    Regex::new(r"\b0x[0-9a-f]{9,}\b|\b[0-9a-f]{12,16}\b|\((?:____)?ptrval(?:____)?\)")
         .expect("a pattern")
 });
 
@@ -163,8 +185,14 @@ mod tests {
         check(
             "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
             &["panic+0x1/0x2", "do_exit+0x1/0x2", "do_syscall_64+0x1/0x2"],
-            "Kernel panic - not syncing: Attempted to kill init! exitcode",
+            "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
         );
+        for dir in ["/build/linux-6.12/", "/home/lib/lanes/1f/src/", "", "/"] {
+            let header =
+                format!("UBSAN: array-index-out-of-bounds in {dir}drivers/gpu/lib/x.c:4:9");
+            let expect = "UBSAN: array-index-out-of-bounds at drivers/gpu/lib/x.c:4:9";
+            check(&header, &[], expect);
+        }
     }
 
     #[test]

@@ -154,19 +154,6 @@ fn what_has_no_last_line_is_over_when_something_else_is_said() {
 }
 
 #[test]
-fn ordinary_lines_are_no_complaints() {
-    for line in [
-        "test_hmm: added new 256 MB chunk (total 1 chunks, 256 MB) PFNs [0x7ffff0000 0x800000000)",
-        "Spectre V2 : WARNING: Unprivileged eBPF is enabled",
-        "x86/fpu: Supporting XSAVE feature 0x001",
-        "clocksource: tsc: mask: 0xffffffffffffffff",
-        "debug_vm_pgtable: [debug_vm_pgtable]: Validating architecture page table helpers",
-    ] {
-        assert_eq!(complaints(&format!("{line}\n")), [], "{line}");
-    }
-}
-
-#[test]
 fn markers_are_told() {
     let found = scan(
         "[    1.000000][   T1] hmm-harness: begin hmm.migrate.private\nx\nhmm-harness: end hmm.migrate.private\n",
