@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use crate::console::{Finding, Scanner};
+use crate::console::{Finding, Report, Scanner, What};
 use crate::events::{Event, Record};
 use crate::judge::KnownIssue;
 use crate::plan::Plan;
@@ -60,6 +60,22 @@ fn records(path: &Path) -> Result<Vec<Record>> {
         }
     }
     Ok(records)
+}
+
+/// What the kernels of a run have complained of so far, in the order of the
+/// console.
+///
+/// # Errors
+/// When the evidence cannot be read.
+pub fn reports(dir: &Path) -> Result<Vec<Report>> {
+    let records = records(&dir.join("events.jsonl"))?;
+    let findings = consoles(dir, &records)?.into_iter().flat_map(|(_, findings)| findings);
+    Ok(findings
+        .filter_map(|finding| match finding.what {
+            What::Report(report) => Some(report),
+            _ => None,
+        })
+        .collect())
 }
 
 /// Scans the consoles of all VMs, each on its own: a line that one of them left

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::Stage;
 use crate::stop::Stop;
+use crate::symbols::Resolved;
 
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,11 @@ pub enum Event {
         console_from: u64,
         /// Where it ends.
         console_to: u64,
+    },
+    /// The lines that addresses of the kernel's reports stand for.
+    Symbols {
+        /// Each address with what was found of it.
+        resolved: Vec<Resolved>,
     },
     /// The run ends here without a judgement of everything.
     Stopped {

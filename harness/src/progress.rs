@@ -44,6 +44,7 @@ impl Progress {
             | Event::Machine(_)
             | Event::VmStarted { .. }
             | Event::Ordered { .. }
+            | Event::Symbols { .. }
             | Event::Stopped { .. } => None,
         }
     }

@@ -12,6 +12,9 @@ use crate::judge::{Results, RunOutcome, TestResult, Verdict};
 use crate::proc::quote;
 use crate::progress::{clean, seconds};
 
+/// How much of a call trace the summary shows.
+const FRAMES: usize = 4;
+
 /// Writes `results.json` into `dir`, and a copy to `json` if it is given.
 ///
 /// # Errors
@@ -54,6 +57,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         line(format!("          {}", test.reason));
         for event in &test.kernel_events {
             line(format!("          console.log:{}: {}", event.line, event.title));
+            for frame in event.trace.iter().take(FRAMES) {
+                line(format!("              {frame}"));
+            }
         }
     }
     for event in &results.kernel_events {
@@ -61,6 +67,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
             "complaint outside any test\n          console.log:{}: {}",
             event.line, event.title
         ));
+        for frame in event.trace.iter().take(FRAMES) {
+            line(format!("              {frame}"));
+        }
     }
     if let Some(reason) = &results.reason {
         line(format!("{}: {reason}", word(results.outcome)));

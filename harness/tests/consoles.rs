@@ -3,6 +3,8 @@
 //! have nothing to complain about. What must be found in them, and nothing else,
 //! is in `expected.tsv`; `UPDATE_GOLDEN=1` rewrites it, for a review.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -1,5 +1,6 @@
 //! `run-kernel-tests`: the main job, all stages in their order.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
+use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
 use crate::config::{Fragments, Profile};
@@ -21,8 +23,13 @@ use crate::progress::print;
 use crate::run::Options;
 use crate::source::Source;
 use crate::stop::{self, Problem, Stop};
+use crate::symbols::{self, Wanted};
 use crate::{boot, build, collect, config, embedded, image, judge, machine, plan, report};
 use crate::{run, rundir, series, source};
+
+/// How many different reports of a run have file and line looked up: the objects
+/// that they name are compiled once more.
+const SYMBOLISED: usize = 4;
 
 /// What the command does beside the plan.
 #[derive(Debug, Clone, Copy, Default)]
@@ -268,7 +275,9 @@ async fn stages(
         snapshot: !plan.no_snapshot,
     };
     if plan.until <= Stage::Boot {
-        run::tests(ctx, &recipe, &[], options, dir).await?;
+        let booted = run::tests(ctx, &recipe, &[], options, dir).await;
+        symbolise(ctx, &kernel, dir).await?;
+        booted?;
     }
     stage.finish(false, format!("QEMU {}, {}", recipe.info.qemu_version, accelerator.as_str()));
     if plan.until <= Stage::Boot {
@@ -282,8 +291,33 @@ async fn stages(
         repeat: plan.repeat,
         not_applicable,
     });
-    run::tests(ctx, &recipe, &tests, options, dir).await?;
+    let ran = run::tests(ctx, &recipe, &tests, options, dir).await;
+    symbolise(ctx, &kernel, dir).await?;
+    ran?;
     stage.finish(false, format!("{} tests ran", tests.len()));
+    Ok(())
+}
+
+/// Finds file and line of what the kernel has complained about.
+async fn symbolise(ctx: &Context, kernel: &Kernel, dir: &Path) -> Result<(), Stop> {
+    let mut titles = BTreeSet::new();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for report in collect::reports(dir)? {
+        if titles.len() == SYMBOLISED || !titles.insert(report.title) {
+            continue;
+        }
+        for (n, address) in report.frames.into_iter().enumerate() {
+            let place = if n == 0 && report.exact { Wanted::at } else { Wanted::after };
+            let address = place(address);
+            if !wanted.contains(&address) {
+                wanted.push(address);
+            }
+        }
+    }
+    if !wanted.is_empty() {
+        let resolved = symbols::resolve(ctx, kernel, &wanted).await?;
+        ctx.log.emit(Event::Symbols { resolved });
+    }
     Ok(())
 }
 

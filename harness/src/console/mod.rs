@@ -77,4 +77,7 @@ pub struct Report {
     pub comm: Option<String>,
     /// The code of its call trace, innermost first, as `symbol+0xoff/0xsize`.
     pub frames: Vec<String>,
+    /// Whether the first of them is the instruction that was executed, and not
+    /// the one that a call returns to.
+    pub exact: bool,
 }

@@ -44,6 +44,7 @@ pub(super) struct Open {
     hint: Option<String>,
     trace: Trace,
     frames: Vec<String>,
+    exact: bool,
 }
 
 /// How far its call trace is read.
@@ -89,6 +90,7 @@ impl Open {
             hint: None,
             trace: Trace::NotYet,
             frames: Vec::new(),
+            exact: false,
         };
         open.learn(line.text);
         open
@@ -201,6 +203,7 @@ impl Open {
             && self.frames.len() < FRAMES
             && frame["code"].len() <= NAME
         {
+            self.exact |= self.frames.is_empty() && text.trim_start().starts_with("RIP: ");
             self.frames.push(frame["code"].to_owned());
         }
     }
@@ -239,6 +242,7 @@ impl Open {
             pid: self.pid.or(by_caller),
             comm: self.comm.map(|comm| comm.chars().filter(|c| !c.is_control()).collect()),
             frames: self.frames,
+            exact: self.exact,
         };
         self.told.then_some(Finding { line: self.line, what: What::Report(report) })
     }

@@ -11,6 +11,7 @@ use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
 use crate::run::describe;
 use crate::stop::Stop;
+use crate::symbols::{self, Resolved};
 
 /// What happened in a run.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub(super) struct History {
     /// Sessions that did not end as they should, with no test to blame.
     pub(super) loose_ends: Vec<String>,
     pub(super) stop: Option<Stop>,
+    /// What addresses of the kernel stand for.
+    symbols: BTreeMap<String, Resolved>,
     /// When the first test started.
     first_start: Option<u64>,
     /// The stream breaks off: nobody said how the run ended.
@@ -68,6 +71,8 @@ struct Heard<'a> {
     pid: Option<u32>,
     /// The test that was running when it began.
     during: Option<(&'a str, usize)>,
+    /// Its call trace, as the kernel printed it.
+    frames: &'a [String],
 }
 
 /// A complaint with its weight.
@@ -131,6 +136,10 @@ impl History {
                     }
                 }
                 Event::VmEnded { vm, end, .. } => history.vm_ended(*vm, end),
+                Event::Symbols { resolved } => {
+                    let by_address = resolved.iter().map(|r| (r.address.clone(), r.clone()));
+                    history.symbols.extend(by_address);
+                }
                 Event::Stopped { stop } => {
                     history.stop = Some(stop.clone());
                     history.ended_in_the_middle = false;
@@ -247,20 +256,24 @@ impl History {
                 }
                 // What was begun counts even if its end never came.
                 What::Complaint { signature, title } => {
-                    heard.insert(line, Heard { signature, title, pid: None, during: running });
+                    heard.insert(
+                        line,
+                        Heard { signature, title, pid: None, during: running, frames: &[] },
+                    );
                 }
-                What::Report(Report { signature, title, pid, .. }) => {
+                What::Report(Report { signature, title, pid, frames, .. }) => {
                     let during = heard.get(&line).map_or(running, |heard| heard.during);
-                    heard.insert(line, Heard { signature, title, pid: *pid, during });
+                    heard.insert(line, Heard { signature, title, pid: *pid, during, frames });
                 }
             }
         }
-        for (line, Heard { signature, title, pid, during }) in heard {
+        for (line, Heard { signature, title, pid, during, frames }) in heard {
             let event = KernelEvent {
                 id: signature.id.to_owned(),
                 class: signature.class.to_owned(),
                 title: title.to_owned(),
                 line,
+                trace: frames.iter().flat_map(|frame| self.lines_of(frame)).collect(),
             };
             match self.culprit(vm, pid, during) {
                 Some(attempt) => {
@@ -268,6 +281,14 @@ impl History {
                 }
                 None => self.kernel_events.push(event),
             }
+        }
+    }
+
+    /// An address of a call trace with its lines in the source, if they are known.
+    fn lines_of(&self, frame: &str) -> Vec<String> {
+        match self.symbols.get(frame) {
+            Some(resolved) => symbols::trace(std::slice::from_ref(resolved)),
+            None => vec![frame.to_owned()],
         }
     }
 

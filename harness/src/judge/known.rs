@@ -116,6 +116,7 @@ mod tests {
             class: "sanitizer".into(),
             title: "BUG: KASAN: use-after-free in f".into(),
             line: 1,
+            trace: Vec::new(),
         });
         assert!(!issue.covers(&with_a_report, said, "6.12.117"), "the report is news");
         let other = result("hmm.migrate.coherent", Verdict::Failed);

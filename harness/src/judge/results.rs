@@ -260,6 +260,9 @@ pub struct KernelEvent {
     pub title: String,
     /// Its line in `console.log`, counted from 1.
     pub line: u64,
+    /// Its call trace, innermost first, with file and line where they could be
+    /// found.
+    pub trace: Vec<String>,
 }
 
 /// What is known of a test's notifier trace.

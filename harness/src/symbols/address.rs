@@ -2,9 +2,6 @@
 //!
 //! Nothing here does IO.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 /// What an address says of the CPU. A report does not mark it: it depends on
@@ -38,34 +35,6 @@ impl Wanted {
     pub fn after(address: impl Into<String>) -> Self {
         Wanted { address: address.into(), place: Place::After }
     }
-}
-
-/// Finds the addresses in the lines of one report, in their order and each
-/// once. Those that the kernel marks with `?` are left out: they lay on the
-/// stack and belong to no caller.
-pub fn addresses<'a>(report: impl IntoIterator<Item = &'a str>) -> Vec<Wanted> {
-    static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(\? )?([A-Za-z_][A-Za-z0-9_.]*\+0x[0-9a-f]+/0x[0-9a-f]+)")
-            .expect("a fixed pattern")
-    });
-    let mut found: Vec<Wanted> = Vec::new();
-    for line in report {
-        // The registers of an exception (show_ip) and the place of a warning
-        // (__warn) are instructions; all others are return addresses, those
-        // that KASAN's first line and lockdep name among them.
-        let place = if line.contains("RIP: ") || line.contains("WARNING: ") {
-            Place::At
-        } else {
-            Place::After
-        };
-        for address in ADDRESS.captures_iter(line).filter(|c| c.get(1).is_none()) {
-            let wanted = Wanted { address: address[2].to_owned(), place };
-            if !found.contains(&wanted) {
-                found.push(wanted);
-            }
-        }
-    }
-    found
 }
 
 /// An address in its parts.
@@ -126,30 +95,5 @@ mod tests {
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_report_names_where_the_cpu_was_and_where_calls_return_to() {
-        let report = "\
-[    2.9][   T59] Oops: Oops: 0002 [#1] SMP
-[    2.9][   T59] RIP: 0010:dmirror_fops_unlocked_ioctl+0x106/0x4c0
-[    2.9][   T59] Call Trace:
-[    2.9][   T59]  ? note_gp_changes+0x58/0x70
-[    2.9][   T59]  __x64_sys_ioctl+0x49e/0x9e0
-[    2.9][   T59]  do_syscall_64+0x37/0xb0
-[    2.9][   T59] RIP: 0033:0x7ffff7fbd79b
-[    2.9][   T59] RIP: 0010:dmirror_fops_unlocked_ioctl+0x106/0x4c0
-";
-        let expect = [
-            Wanted::at("dmirror_fops_unlocked_ioctl+0x106/0x4c0"),
-            Wanted::after("__x64_sys_ioctl+0x49e/0x9e0"),
-            Wanted::after("do_syscall_64+0x37/0xb0"),
-        ];
-        assert_eq!(addresses(report.lines()), expect);
-        let warning = "WARNING: CPU: 0 PID: 1 at mm/hmm.c:3 hmm_range_fault+0x1/0x2";
-        assert_eq!(addresses([warning]), [Wanted::at("hmm_range_fault+0x1/0x2")]);
-        let kasan = "BUG: KASAN: null-ptr-deref in hmm_range_fault+0x1/0x2";
-        assert_eq!(addresses([kasan]), [Wanted::after("hmm_range_fault+0x1/0x2")]);
-        assert_eq!(addresses(["nothing here"]), []);
     }
 }

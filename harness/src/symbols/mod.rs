@@ -34,7 +34,7 @@ use crate::kbuild;
 use crate::proc::Cmd;
 use crate::stop::Stop;
 
-pub use address::{Place, Wanted, addresses};
+pub use address::{Place, Wanted};
 use lines::Compiled;
 use objects::Built;
 pub use show::trace;
