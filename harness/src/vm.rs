@@ -21,7 +21,7 @@ use hmm_protocol::wire::{GuestMessage, HostMessage, Sealed};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, pipe};
 use tokio::process::{Child, ChildStderr, ChildStdin};
 use tokio::time::{Duration, Instant};
 
@@ -157,7 +157,7 @@ pub struct Vm<'a> {
     decoder: Decoder,
     next_seq: u64,
     frame_bytes: u64,
-    console: UnixStream,
+    console: pipe::Receiver,
     console_open: bool,
     console_log: File,
     console_length: u64,
@@ -186,7 +186,8 @@ impl<'a> Vm<'a> {
     ) -> Result<Self> {
         let nonce = nonce()?;
         let console_log = consoles.open(number)?;
-        let (console, console_of_qemu) = socket_pair()?;
+        let (console_of_qemu, console) = pipe::pipe().context("cannot make a pipe")?;
+        let console_of_qemu = console_of_qemu.into_blocking_fd().context("cannot make a pipe")?;
         let (agent, agent_of_qemu) = socket_pair()?;
         let (monitor, monitor_of_qemu) = socket_pair()?;
         ctx.log.emit(Event::VmStarted {

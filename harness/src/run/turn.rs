@@ -6,7 +6,7 @@ use tokio::time::{Duration, Instant};
 
 use super::Options;
 use crate::boot::Recipe;
-use crate::console::What;
+use crate::console::{Severity, What};
 use crate::events::VmEnd;
 use crate::stop::Stop;
 use crate::vm::{Happening, Vm};
@@ -27,6 +27,10 @@ pub(super) const SAVE: Duration = Duration::from_secs(20);
 /// From the word that a test finished to the marker that says so on the
 /// console.
 const CONSOLE: Duration = Duration::from_secs(5);
+
+/// How long a test may go on after its kernel broke: what it waits for may be
+/// held by what is broken.
+const AFTERMATH: Duration = Duration::from_secs(4);
 
 /// How long a kernel that has begun to complain may take to end its report,
 /// after the test is over.
@@ -144,6 +148,7 @@ pub(super) async fn run_one(
     let mut silence = Deadline::new("silence", hangs.silence);
     let mut console = None;
     let mut report: Option<Deadline> = None;
+    let mut aftermath = test;
     let mut complaint = None;
     let mut finished = None;
     let mut started = false;
@@ -153,7 +158,7 @@ pub(super) async fn run_one(
         let next = match (&report, &console) {
             (Some(report), _) => *report,
             (None, Some(console)) => Deadline::first([console, &run]),
-            (None, None) => Deadline::first([&test, &silence, &run]),
+            (None, None) => Deadline::first([&test, &aftermath, &silence, &run]),
         };
         match vm.next(next.at).await? {
             Happening::Said(message) => {
@@ -176,7 +181,11 @@ pub(super) async fn run_one(
             Happening::Console(finding) => match finding.what {
                 What::Begin(id) => begun |= id == job.id,
                 What::End(id) => marked |= id == job.id,
-                What::Complaint { title, .. } => {
+                What::Complaint { title, signature } => {
+                    if signature.severity == Severity::Fatal && aftermath.at == test.at {
+                        let limit = AFTERMATH.mul_f64(options.time_scale);
+                        aftermath = Deadline::new("aftermath", limit);
+                    }
                     complaint.get_or_insert(title);
                 }
                 What::Report(_) => {}

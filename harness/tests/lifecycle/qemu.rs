@@ -4,6 +4,7 @@
 //! It is this test program once more, started by `qemu.sh`, and knows nothing
 //! of the harness but the protocol.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -178,7 +179,7 @@ fn script(turns: &[Turn], start: u32, at: At) -> Option<&Vec<Act>> {
 
 /// The machine's ends of what it shares with the harness.
 struct Machine {
-    console: UnixStream,
+    console: File,
     agent: UnixStream,
     monitor: UnixStream,
     /// Says when somebody has introduced himself to the monitor.
@@ -193,7 +194,7 @@ impl Machine {
     fn inherited() -> Self {
         let stream = |fd: &dyn AsFd| UnixStream::from(fd.as_fd().try_clone_to_owned().unwrap());
         Machine {
-            console: stream(&std::io::stderr()),
+            console: File::from(std::io::stderr().as_fd().try_clone_to_owned().unwrap()),
             agent: stream(&std::io::stdin()),
             monitor: stream(&std::io::stdout()),
             introduced: None,
