@@ -2,6 +2,11 @@
 //! log for each way in which one was made to complain, and logs of kernels that
 //! have nothing to complain about. What must be found in them, and nothing else,
 //! is in `expected.tsv`; `UPDATE_GOLDEN=1` rewrites it, for a review.
+//!
+//! They were recorded from 6.12.117 under QEMU, with lockdep, KASAN, KFENCE,
+//! kmemleak and the other debugging options on, by `lkdtm` and by a small module
+//! that makes each mistake. Some are cut short; the directories of the sources
+//! are called `/build`, and nothing else was touched.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

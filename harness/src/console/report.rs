@@ -127,7 +127,7 @@ impl Open {
         if complaint.is_some_and(|c| !self.goes_on_with(c)) {
             return Place::After;
         }
-        let text = line.text;
+        let text = without_prefix(line.text);
         if text.starts_with(CUT_HERE) {
             // The message of some reports comes before the warning or the bug
             // that is made of them.
@@ -171,12 +171,13 @@ impl Open {
         if other.id == self.signature.id {
             return false;
         }
-        if self.trace == Trace::NotYet {
-            return self.signature.ends != Ends::Block || other.family() == self.signature.family();
+        if other.family() == self.signature.family() {
+            return other.severity <= self.signature.severity;
         }
         let says_its_end = matches!(self.signature.ends, Ends::Trace | Ends::Rule);
-        (says_its_end || other.family() == self.signature.family())
-            && other.severity <= self.signature.severity
+        let not_worse = says_its_end && other.severity <= self.signature.severity;
+        let awaited = self.trace == Trace::NotYet && self.signature.ends != Ends::Block;
+        matches!(other.class, "warn" | "oops" | "panic") && (awaited || not_worse)
     }
 
     fn read_trace(&mut self, text: &str) {
@@ -246,6 +247,11 @@ impl Open {
         };
         self.told.then_some(Finding { line: self.line, what: What::Report(report) })
     }
+}
+
+/// A line of a leak without the word that each of them begins with.
+fn without_prefix(text: &str) -> &str {
+    text.strip_prefix("kmemleak: ").unwrap_or(text)
 }
 
 /// What stands above a warning or a bug.
