@@ -8,7 +8,13 @@ use std::process::Command;
 use std::{env, fs};
 
 /// The files and folders of the workspace that are embedded under their paths.
-const EMBEDDED: [&str; 3] = ["kernel-configs", "images", "ci/known-issues.yaml"];
+const EMBEDDED: [&str; 4] = [
+    "kernel-configs",
+    "images",
+    "ci/known-issues.yaml",
+    // The bug that `torture` plants.
+    "ci/series/negative/clear-event.patch",
+];
 
 /// The binaries of the guest package.
 const GUEST_BINARIES: [&str; 2] = ["hmm-agent", "hmm-tests"];

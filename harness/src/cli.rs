@@ -46,6 +46,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Everything that a change to this project must pass
     Check(CheckArgs),
+    /// Injure runs at random moments, and see that nothing is fooled or broken
+    Torture(TortureArgs),
 }
 
 /// Options of `run-kernel-tests`.
@@ -145,6 +147,10 @@ pub struct RunArgs {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+
+    /// For `torture`: the guest's agent dies this long after the first order
+    #[arg(long, value_name = "MS", hide = true)]
+    pub torture_agent_after: Option<u64>,
 }
 
 /// Options of `list`.
@@ -201,6 +207,26 @@ pub struct CheckArgs {
     /// Also run every mutant
     #[arg(long)]
     pub full: bool,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Options of `torture`.
+#[derive(Debug, Args)]
+pub struct TortureArgs {
+    /// The seed of the first round; each round after it has the next number
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub seed: u64,
+
+    /// How many rounds
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub count: u64,
+
+    /// Also write the report here
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
 
     /// Install what is missing without asking
     #[arg(long)]

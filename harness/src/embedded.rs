@@ -6,8 +6,8 @@ pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hmm-agent"));
 /// The test binary, likewise.
 pub const TESTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hmm-tests"));
 
-/// The files of kernel-configs and images, and ci/known-issues.yaml: path in the
-/// repository, bytes.
+/// The files of kernel-configs and images, ci/known-issues.yaml, and the bug that
+/// `torture` plants: path in the repository, bytes.
 pub fn files() -> &'static [(&'static str, &'static [u8])] {
     include!(concat!(env!("OUT_DIR"), "/files.rs"))
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
-use hmm_harness::commands::{self, bench, check, doctor, judge, list, run_kernel_tests};
+use hmm_harness::commands::{
+    self, bench, check, doctor, judge, list, run_kernel_tests, torture,
+};
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
 use hmm_harness::stop::{self, Stop};
@@ -59,5 +61,6 @@ async fn run(cli: Cli) -> Result<u8, Stop> {
         Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
         Command::Check(args) => check::run(&commands::session()?, &args).await,
+        Command::Torture(args) => torture::run(&commands::session()?, &args).await,
     }
 }

@@ -6,6 +6,7 @@
 //! through [`crate::git`] instead.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -106,10 +107,10 @@ impl Cmd {
 
     /// Hands the command, as words, to another one: `sh -c ...`.
     #[must_use]
-    pub fn by(mut self, words: [&str; 3]) -> Self {
-        let [program, args @ ..] = words.map(OsString::from);
-        let old = std::mem::replace(&mut self.program, program);
-        self.args.splice(0..0, args.into_iter().chain([old]));
+    pub fn by<const N: usize>(mut self, words: [&str; N]) -> Self {
+        let old = std::mem::take(&mut self.program);
+        self.args.splice(0..0, words.map(OsString::from).into_iter().chain([old]));
+        self.program = self.args.remove(0);
         self
     }
 
@@ -137,6 +138,25 @@ impl Cmd {
         let mappings =
             (3..).zip(fds).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd }).collect();
         command.fd_mappings(mappings).context("two descriptors for one number")?;
+        command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
+    }
+
+    /// Starts it without a keeper, in a process group of its own, with all its
+    /// output in a file: for another harness, whose children must be ended by
+    /// their own keepers and not by one of ours.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_unkept(&self, output: File) -> Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        command.env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        let also = output.try_clone().context("the output of a child")?;
+        command.stdin(Stdio::null()).stdout(output).stderr(also);
+        command.process_group(0).kill_on_drop(true);
         command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
     }
 

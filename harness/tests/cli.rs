@@ -202,7 +202,7 @@ fn judging_again_says_the_same() {
 fn help_is_what_is_recorded() {
     let home = Home::new();
     let mut text = home.run(&["--help"]).out;
-    for command in ["run-kernel-tests", "list", "judge", "doctor", "check"] {
+    for command in ["run-kernel-tests", "list", "judge", "doctor", "check", "torture"] {
         text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");

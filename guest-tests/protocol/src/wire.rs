@@ -16,7 +16,7 @@ use crate::catalogue::Device;
 
 /// The version of these messages. Both sides must have the same: the agent
 /// says its own in [`GuestMessage::Hello`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How often an agent that watches a test says so, in milliseconds.
 pub const ALIVE_EVERY_MS: u64 = 1000;
@@ -51,6 +51,12 @@ pub enum HostMessage {
     Prepare(Prepare),
     /// Mount what comes from the host. Answered by [`GuestMessage::Attached`].
     Attach(Attach),
+    /// Die: PID 1 exits in the midst of whatever it does then, and its kernel
+    /// panics. Said only by whoever tests the harness. Not answered.
+    Die {
+        /// How long from now, in milliseconds.
+        after_ms: u64,
+    },
     /// Run one test. Answered by `Started`, any number of `Step`s, `Finished`.
     Run(Job),
     /// No test will follow. Answered by [`GuestMessage::Done`], after which

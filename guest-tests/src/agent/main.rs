@@ -16,7 +16,11 @@ mod port;
 mod random;
 mod test_process;
 
+use std::thread;
+use std::time::Duration;
+
 use hmm_protocol::wire::{GuestMessage, HostMessage, VERSION};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::port::Port;
 
@@ -70,6 +74,7 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
                     tests: test_process::list()?,
                 });
             }
+            HostMessage::Die { after_ms } => die_after(Duration::from_millis(after_ms))?,
             HostMessage::Run(job) => {
                 test_process::run(&job, port)?;
                 finished += 1;
@@ -80,4 +85,17 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
             }
         }
     }
+}
+
+/// Ends this process, and with it the guest, whatever it does at that time.
+fn die_after(time: Duration) -> Result<(), (String, String)> {
+    // The thread must not take the signal for which the agent waits.
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.thread_block().map_err(|e| ("block SIGCHLD".to_owned(), e.to_string()))?;
+    thread::spawn(move || {
+        thread::sleep(time);
+        std::process::exit(1);
+    });
+    Ok(())
 }

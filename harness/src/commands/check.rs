@@ -40,7 +40,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
             "check is for changes to hmm-harness itself; a kernel is tested by run-kernel-tests",
         ))
     })?;
-    let permissions = Permissions { yes: args.yes, refresh: false };
+    let permissions = Permissions { yes: args.yes, ..Permissions::default() };
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
 

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;
+pub mod torture;
 
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
@@ -38,6 +38,8 @@ pub struct Permissions {
     pub yes: bool,
     /// Whether what was remembered of the archive is asked again.
     pub refresh: bool,
+    /// How long after the first order the guest's agent is to die.
+    pub agent_dies: Option<Duration>,
 }
 
 /// Runs the command.
@@ -52,7 +54,11 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
         print(&text);
         return Ok(0);
     }
-    let permissions = Permissions { yes: args.yes, refresh: args.refresh };
+    let permissions = Permissions {
+        yes: args.yes,
+        refresh: args.refresh,
+        agent_dies: args.torture_agent_after.map(Duration::from_millis),
+    };
     let (results, dir) = carry_out(session, &prepared, permissions, &cwd).await?;
     print(&report::summary(&results, &dir));
     Ok(results.exit_code)
@@ -141,7 +147,7 @@ fn read_plan(path: &Path) -> std::io::Result<String> {
     fs::read_to_string(path)
 }
 
-fn check_json(path: &Path) -> Option<Problem> {
+pub(super) fn check_json(path: &Path) -> Option<Problem> {
     if path.is_dir() {
         return Some(Problem::new("--json", format!("{} is a directory", path.display())));
     }
@@ -273,6 +279,7 @@ async fn stages(
         repeat: plan.repeat,
         retry: plan.retry,
         snapshot: !plan.no_snapshot,
+        agent_dies: permissions.agent_dies,
     };
     if plan.until <= Stage::Boot {
         let booted = run::tests(ctx, &recipe, &[], options, dir).await;

@@ -8,13 +8,14 @@
 mod starts;
 mod turn;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 use futures_util::future::join_all;
 use hmm_protocol::TestId;
 use hmm_protocol::catalogue::LONGEST;
+use hmm_protocol::wire::HostMessage;
 use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
@@ -63,6 +64,9 @@ pub struct Options {
     pub retry: u32,
     /// Whether guests may be saved and restored.
     pub snapshot: bool,
+    /// How long after the run's first order its agent dies, for whoever tests
+    /// the harness.
+    pub agent_dies: Option<Duration>,
 }
 
 impl Default for Options {
@@ -76,6 +80,7 @@ impl Default for Options {
             repeat: 1,
             retry: 0,
             snapshot: true,
+            agent_dies: None,
         }
     }
 }
@@ -102,7 +107,16 @@ pub async fn tests(
     let tests_may_take = hangs.test() * u32::try_from(turns).unwrap_or(u32::MAX);
     let run = Deadline::new("run", tests_may_take + hangs.turn() + RUN.mul_f64(options.time_scale));
     let jobs = (options.jobs as usize).clamp(1, turns.max(1));
-    let worker = Worker { ctx, recipe, options: &options, queue: &queue, starts, run };
+    let agent_dies = Cell::new(options.agent_dies);
+    let worker = Worker {
+        ctx,
+        recipe,
+        options: &options,
+        queue: &queue,
+        starts,
+        agent_dies: &agent_dies,
+        run,
+    };
     let ended = join_all((0..jobs).map(|_| worker.work())).await;
     // The user's wish comes before what went wrong meanwhile.
     ctx.interrupt.check()?;
@@ -186,6 +200,8 @@ struct Worker<'a, 't> {
     options: &'a Options,
     queue: &'a Queue<'t>,
     starts: &'a Starts<'a>,
+    /// Taken by whoever gives the first order.
+    agent_dies: &'a Cell<Option<Duration>>,
     run: Deadline,
 }
 
@@ -240,6 +256,10 @@ impl<'a, 't> Worker<'a, 't> {
     /// Gives a test its turn, and decides what follows from its end. Returns why
     /// the VM is over, if it is.
     async fn see_through(&self, vm: &mut Vm<'a>, turn: Turn<'t>) -> Result<Option<Over>, Stop> {
+        if let Some(after) = self.agent_dies.take() {
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            vm.tell(&HostMessage::Die { after_ms }).await;
+        }
         let job = job(turn.test, self.recipe, self.options);
         let id = job.id.clone();
         self.ctx.log.emit(Event::Ordered { vm: vm.number(), id, turn: turn.number });

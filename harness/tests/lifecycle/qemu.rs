@@ -130,6 +130,7 @@ fn honest(message: &HostMessage) -> (At, Vec<Act>) {
             };
             (At::Attach, vec![Act::Say(attached)])
         }
+        HostMessage::Die { .. } => unreachable!("no story tells its agent to die"),
         HostMessage::Run(job) => {
             let acts = begins(&job.id).into_iter().chain(ends(&job.id, passed(&job.id)));
             (At::Run(job.id.clone()), acts.collect())

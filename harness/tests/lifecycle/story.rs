@@ -177,6 +177,7 @@ impl Story {
             repeat: plan.repeat,
             retry: self.retry.unwrap_or(0),
             snapshot: self.snapshot,
+            agent_dies: None,
         };
 
         let began = Instant::now();
