@@ -191,13 +191,13 @@ async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
     }
     let boot = fs::read("/proc/sys/kernel/random/boot_id").context("/proc is not mounted")?;
     let key = digest([boot.as_slice(), qemu.version.as_bytes(), qemu.host_cpu.as_bytes()]);
-    let remembered = ctx.store.dir("kvm")?.join(&key[..20]);
-    if let Ok(answer) = fs::read_to_string(&remembered) {
+    let remembered = format!("kvm/{}", &key[..20]);
+    if let Some(answer) = ctx.store.read(&remembered)? {
         return Ok(Some(answer).filter(|a| !a.is_empty()));
     }
     let answer = firmware_speaks(ctx, qemu).await?;
-    fs::write(&remembered, answer.as_deref().unwrap_or_default())
-        .with_context(|| format!("cannot write {}", remembered.display()))?;
+    // An empty file means that it works, so it must not be half of another.
+    ctx.store.write(&remembered, answer.as_deref().unwrap_or_default())?;
     Ok(answer)
 }
 
