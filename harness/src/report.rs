@@ -15,17 +15,30 @@ use crate::progress::{clean, seconds};
 /// How much of a call trace the summary shows.
 const FRAMES: usize = 4;
 
-/// Writes `results.json` into `dir`, and a copy to `json` if it is given.
+/// What `results.json` is called while it is written.
+pub const DRAFT: &str = "results.json.new";
+
+/// Writes `results.json` into `dir`, whole or not at all, and a copy to `json` if
+/// it is given.
 ///
 /// # Errors
 /// When a file cannot be written.
 pub fn write(results: &Results, dir: &Path, json: Option<&Path>) -> Result<()> {
     let mut text = serde_json::to_string_pretty(results).context("results.json")?;
     text.push('\n');
-    for path in [json, Some(dir.join("results.json").as_path())].into_iter().flatten() {
-        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    let path = dir.join("results.json");
+    let draft = dir.join(DRAFT);
+    fs::write(&draft, &text)
+        .and_then(|()| fs::rename(&draft, &path))
+        // What was written of it is of use to nobody.
+        .inspect_err(|_| drop(fs::remove_file(&draft)))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    match json {
+        None => Ok(()),
+        Some(path) => {
+            fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))
+        }
     }
-    Ok(())
 }
 
 /// How to call this program again: through cargo if it was called so.

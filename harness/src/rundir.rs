@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::report;
 use crate::stop::Problem;
 use crate::store::xdg;
 
@@ -38,8 +39,16 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 7] =
-    ["plan.yaml", "results.json", MARK, "console.log", "kernel.config", "build.log", "qemu.cmd"];
+const FILES: [&str; 8] = [
+    "plan.yaml",
+    "results.json",
+    report::DRAFT,
+    MARK,
+    "console.log",
+    "kernel.config",
+    "build.log",
+    "qemu.cmd",
+];
 
 /// The console of a VM while it runs; `console.log` takes it over when the VM is
 /// gone.
