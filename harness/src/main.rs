@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
-use hmm_harness::commands::{
-    self, bench, check, doctor, judge, list, run_kernel_tests, torture,
-};
+use hmm_harness::commands::{self, bench, check, doctor, judge, list, run_kernel_tests, torture};
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
 use hmm_harness::stop::{self, Stop};
