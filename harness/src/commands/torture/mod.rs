@@ -417,7 +417,6 @@ impl Bench {
         let outcome = Outcome {
             hit: seen.hit,
             end: seen.end,
-            red_on_clean: !round.run.planted && seen.is_red(),
             wrong: !wrong.is_empty(),
             seconds: began.elapsed().as_secs_f64(),
         };

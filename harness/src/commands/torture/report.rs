@@ -24,8 +24,10 @@ pub(super) struct Report {
     /// How many runs without an injury proved the store, all of them good.
     pub(super) clean_runs: u64,
     /// What the rounds took together, in seconds.
+    #[serde(serialize_with = "short")]
     seconds: f64,
     /// And one of them, on average.
+    #[serde(serialize_with = "short")]
     seconds_per_round: f64,
     /// What was done, and what was seen.
     injuries: BTreeMap<Injury, Tally>,
@@ -44,11 +46,10 @@ struct Tally {
     hit: u64,
     /// How many rounds this machine could not have.
     unavailable: u64,
-    /// How often a kernel without a bug was not green.
-    red_on_clean: u64,
     /// How the runs ended that it met.
     ends: BTreeMap<String, u64>,
     violations: u64,
+    #[serde(serialize_with = "short")]
     seconds: f64,
 }
 
@@ -59,7 +60,9 @@ pub(super) struct Violation {
     pub(super) what: Vec<String>,
     /// In which round, or after which.
     pub(super) round: Option<Round>,
-    /// When the injury was done, in seconds from the start of the run.
+    /// When the injury was due, in seconds from the start of the run; of an agent
+    /// that dies, from its first order.
+    #[serde(serialize_with = "short_if_any")]
     pub(super) at: Option<f64>,
     /// How the run ended.
     pub(super) end: End,
@@ -75,8 +78,6 @@ pub(super) struct Outcome {
     pub(super) hit: bool,
     /// How that ended.
     pub(super) end: End,
-    /// Whether a kernel without a bug was said to have one.
-    pub(super) red_on_clean: bool,
     /// Whether something was wrong.
     pub(super) wrong: bool,
     /// What the round took, in seconds.
@@ -109,7 +110,6 @@ impl Report {
         tally.rounds += 1;
         tally.seconds += outcome.seconds;
         tally.hit += u64::from(outcome.hit);
-        tally.red_on_clean += u64::from(outcome.red_on_clean);
         tally.violations += u64::from(outcome.wrong);
         if outcome.hit {
             *tally.ends.entry(outcome.end.to_string()).or_default() += 1;
@@ -122,6 +122,18 @@ impl Report {
     }
 }
 
+/// Seconds without the digits that nobody measured.
+fn short<S: serde::Serializer>(seconds: &f64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64((seconds * 100.0).round() / 100.0)
+}
+
+fn short_if_any<S: serde::Serializer>(seconds: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        Some(seconds) => short(seconds, to),
+        None => to.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,13 +141,7 @@ mod tests {
     #[test]
     fn rounds_are_counted_by_what_was_done() {
         let mut report = Report::new(1, 3);
-        let outcome = Outcome {
-            hit: true,
-            end: End::Exit(0),
-            red_on_clean: false,
-            wrong: false,
-            seconds: 2.0,
-        };
+        let outcome = Outcome { hit: true, end: End::Exit(0), wrong: false, seconds: 2.0 };
         report.count(Injury::KillQemu, &outcome);
         report.count(Injury::KillQemu, &Outcome { hit: false, seconds: 4.0, ..outcome });
         report.unavailable(Injury::RunDiskFull);

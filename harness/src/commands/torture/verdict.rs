@@ -98,14 +98,6 @@ pub(super) struct Seen {
     pub(super) faults: Vec<String>,
 }
 
-impl Seen {
-    /// Whether a kernel without a bug was said to have one. No pass is false by
-    /// that, so it is counted and no violation.
-    pub(super) fn is_red(&self) -> bool {
-        self.end == End::Exit(stop::NOT_AS_EXPECTED)
-    }
-}
-
 /// Everything that is wrong.
 pub(super) fn violations(round: &Round, seen: &Seen) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -140,15 +132,16 @@ fn allowed(round: &Round, seen: &Seen) -> Vec<End> {
         return vec![normal];
     }
     match round.injury {
-        // It is forgiven once, or costs a test its verdict.
-        Injury::KillQemu | Injury::StopQemu => vec![normal, red],
+        // A QEMU that is gone without a word is forgiven once; with its keeper it
+        // goes too.
+        Injury::KillQemu | Injury::KillKeeper => vec![normal],
+        // It costs a test its verdict, or is forgiven where none had begun.
+        Injury::StopQemu => vec![normal, red],
         Injury::AgentDies => vec![red],
         Injury::KillHarness => vec![SIGKILL],
         // Who is hit before he listens has nothing to say yet.
         Injury::TermHarness if seen.again.is_none() => vec![End::Exit(stop::INTERRUPTED), SIGTERM],
         Injury::TermHarness => vec![End::Exit(stop::INTERRUPTED), normal],
-        // It may be noticed, or not be missed.
-        Injury::KillKeeper => vec![normal, red, fault],
         Injury::RunDiskFull | Injury::StoreDiskFull => vec![normal, fault],
     }
 }
@@ -366,7 +359,6 @@ mod tests {
         }
         let (round, seen) = story(Injury::KillQemu, false);
         check(&round, &seen, &[]);
-        assert!(!seen.is_red());
     }
 
     #[test]

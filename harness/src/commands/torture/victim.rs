@@ -74,8 +74,10 @@ impl Victim {
     pub(super) fn start(place: &Place<'_>, words: &[String]) -> Result<Self> {
         let output = place.home.join("output.txt");
         let output = File::create(&output).with_context(|| output.display().to_string())?;
-        // Should we be killed ourselves, it is asked to end.
-        let cmd = Cmd::new(place.program).args(words).by(["setpriv", "--pdeathsig", "TERM"]);
+        // Should we be killed ourselves, it is killed too.
+        let ours = std::process::id().to_string();
+        let cmd = Cmd::new(place.program).args([keeper::CHILD_WORD, &ours]);
+        let cmd = cmd.arg(place.program).args(words);
         let cmd = match place.disk {
             Some(disk) => disk.enter(cmd),
             None => cmd,
