@@ -43,7 +43,7 @@ enum Wiring {
 /// All that is needed to start a VM.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// Which QEMU, and how it runs the guest.
+    /// Which QEMU.
     pub qemu: Qemu,
     /// How it runs the guest.
     pub accelerator: Accelerator,
@@ -120,18 +120,13 @@ impl Recipe {
     /// recipes with the same key may restore each other's guests. Paths of the
     /// host are no part of it, since what lies there is attached afterwards.
     pub fn snapshot_key(&self) -> String {
-        let machine = self.machine().join(" ");
-        let devices = self.exports.iter().map(|e| e.tag.as_str()).collect::<Vec<_>>().join(" ");
+        let mut machine = self.arguments(Wiring::Harness).join("\n");
+        for path in self.exports.iter().map(|e| &e.path).chain([&self.vmlinux, &self.initrd]) {
+            machine = machine.replace(&*path.to_string_lossy(), "");
+        }
         let prepare = serde_json::to_string(&self.prepare).expect("plain data");
-        let parts = [
-            &self.kernel_key,
-            &self.initrd_key,
-            &machine,
-            &devices,
-            &prepare,
-            &self.qemu.version,
-            &self.qemu.host_cpu,
-        ];
+        let Qemu { build, host_cpu, .. } = &self.qemu;
+        let parts = [&self.kernel_key, &self.initrd_key, &machine, &prepare, build, host_cpu];
         digest(parts.map(|part| part.as_bytes()))
     }
 
@@ -152,8 +147,7 @@ impl Recipe {
         text
     }
 
-    /// The machine itself, without its connections to the host.
-    fn machine(&self) -> Vec<String> {
+    fn arguments(&self, wiring: Wiring) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
 
@@ -172,12 +166,6 @@ impl Recipe {
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         ]);
         add(&["-append", &kernel_command_line()]);
-        args
-    }
-
-    fn arguments(&self, wiring: Wiring) -> Vec<String> {
-        let mut args = self.machine();
-        let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
         add(&["-kernel", &self.vmlinux.to_string_lossy()]);
         add(&["-initrd", &self.initrd.to_string_lossy()]);
         match wiring {

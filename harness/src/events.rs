@@ -111,6 +111,11 @@ pub enum Event {
         /// Where it ends.
         console_to: u64,
     },
+    /// No more turns are given, though some are due.
+    CutShort {
+        /// Why.
+        reason: String,
+    },
     /// The lines that addresses of the kernel's reports stand for.
     Symbols {
         /// Each address with what was found of it.

@@ -102,7 +102,7 @@ pub fn assemble(ctx: &Context, rootfs: Rootfs) -> Result<Image, Stop> {
     if sealed {
         files.push(("payload/hmm-tests", embedded::TESTS));
     }
-    let initrd_key = digest(files.iter().map(|(_, content)| *content));
+    let initrd_key = digest(files.iter().flat_map(|(name, content)| [name.as_bytes(), content]));
     let key = digest([embedded::TESTS, initrd_key.as_bytes()]);
     let name = format!("images/{}", &key[..20]);
     let place = ctx.store.path(&name);

@@ -28,6 +28,8 @@ pub struct Qemu {
     pub path: PathBuf,
     /// The version it tells of itself.
     pub version: String,
+    /// The same with what its packager adds.
+    pub build: String,
     /// The model of the processor that it runs on: a guest's state depends on
     /// it, and so does the rate of its clock.
     pub host_cpu: String,
@@ -123,19 +125,20 @@ pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
                 "hmm-harness doctor says what else is missing, and the command for all of it",
             ))
         };
-    let mut version = None;
+    let (mut version, mut build) = (None, String::new());
     let ended = Cmd::new(QEMU)
         .arg("--version")
         .run(&ctx.interrupt, |line| {
-            version = version.take().or_else(|| {
-                Some(line.strip_prefix("QEMU emulator version ")?.split(' ').next()?.to_owned())
-            });
+            if let Some(told) = line.strip_prefix("QEMU emulator version ") {
+                version = told.split(' ').next().map(str::to_owned);
+                build = told.to_owned();
+            }
         })
         .await;
     match (ended, version) {
         (Err(Stop::Interrupted), _) => Err(Stop::Interrupted),
         (Ok(ended), Some(version)) if ended.success() => {
-            Ok(Qemu { path: QEMU.into(), version, host_cpu: host_cpu() })
+            Ok(Qemu { path: QEMU.into(), version, build, host_cpu: host_cpu() })
         }
         _ => Err(missing()),
     }
@@ -144,8 +147,9 @@ pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
 /// Model and features of the processor, as the kernel tells them.
 fn host_cpu() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let of_interest = |line: &&str| line.starts_with("model name") || line.starts_with("flags");
-    cpus.lines().filter(of_interest).take(2).collect::<Vec<_>>().join("\n")
+    let names = ["model name", "microcode", "flags"];
+    let of_interest = |line: &&str| names.iter().any(|name| line.starts_with(name));
+    cpus.lines().filter(of_interest).take(names.len()).collect::<Vec<_>>().join("\n")
 }
 
 /// How many VMs may run at the same time when nobody says: as many as there are

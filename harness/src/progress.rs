@@ -24,6 +24,7 @@ impl Progress {
                 Some(format!("{stage:<8} {text} ({how})"))
             }
             Event::Progress { stage, text } => Some(format!("{stage:<8} {text}")),
+            Event::CutShort { reason } => Some(format!("run      {reason}")),
             Event::Note { text } => Some(format!("note     {text}")),
             Event::Planned { tests, repeat, not_applicable } => {
                 (self.planned, self.finished) = (tests.len() * *repeat as usize, 0);

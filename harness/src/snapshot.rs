@@ -46,7 +46,7 @@ impl Snapshot {
     /// The one with this key, `None` if there is none that is whole.
     pub fn find(store: &Store, key: &str) -> Option<Self> {
         let dir = store.path(&place(key));
-        let facts: Facts = serde_json::from_slice(&fs::read(dir.join("facts.json")).ok()?).ok()?;
+        let facts = facts(&dir)?;
         let state = File::open(dir.join(STATE)).ok()?;
         // A disk that lost power may have kept the name and not the bytes.
         let whole = state.metadata().ok()?.len() == facts.state_bytes;
@@ -73,23 +73,31 @@ impl Snapshot {
         fs::read(&path).with_context(|| path.display().to_string())
     }
 
-    /// Throws it away. Whoever reads it at this moment reads on.
+    /// Throws it away, unless another one has taken its place. Whoever reads it
+    /// at this moment reads on.
     pub fn discard(&self) {
-        // What cannot be removed is found again and doubted again.
-        let _ = fs::remove_dir_all(&self.dir);
+        if facts(&self.dir).is_none_or(|now| now.boot_id == self.facts.boot_id) {
+            // What cannot be removed is found again and doubted again.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 
     /// Puts a guest into the store that was saved into `draft`, and forgets those
-    /// that were not used for the longest time.
+    /// that were not used for the longest time. If another run has put one there
+    /// meanwhile, that one is returned.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn publish(store: &Store, key: &str, draft: Draft, facts: Facts) -> Result<Self> {
         fs::write(draft.path().join("facts.json"), serde_json::to_vec_pretty(&facts)?)
             .context("cannot write to the store")?;
-        let dir = store.adopt(&place(key), draft)?;
+        if Self::find(store, key).is_none() {
+            // Something that is not whole is in the way, or nothing.
+            let _ = fs::remove_dir_all(store.path(&place(key)));
+        }
+        store.adopt(&place(key), draft)?;
         forget_the_oldest(&store.path("snapshots"));
-        Ok(Snapshot { dir, facts })
+        Self::find(store, key).context("the saved guest is gone at once")
     }
 }
 
@@ -99,6 +107,11 @@ impl Snapshot {
 /// When the store cannot be written.
 pub fn draft(store: &Store) -> Result<Draft> {
     store.draft("snapshots")
+}
+
+/// What an entry says of its guest.
+fn facts(dir: &Path) -> Option<Facts> {
+    serde_json::from_slice(&fs::read(dir.join("facts.json")).ok()?).ok()
 }
 
 fn place(key: &str) -> String {

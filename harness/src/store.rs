@@ -167,7 +167,8 @@ impl Store {
                     && path.is_dir()
                     && hold(&path, FlockArg::LockExclusiveNonblock).is_ok()
                 {
-                    fs::remove_dir_all(&path)?;
+                    // What cannot be removed now is removed another time.
+                    let _ = fs::remove_dir_all(&path);
                 }
             }
             let dir = tempfile::Builder::new().prefix(DRAFT).tempdir_in(&parent)?;

@@ -38,10 +38,13 @@ const CONSOLE_LIMIT: u64 = 64 << 20;
 
 /// How many bytes of frames are taken between two orders to a VM: many times
 /// what an honest test sends.
-const FRAMES_LIMIT: u64 = 8 << 20;
+const FRAMES_LIMIT: u64 = 1 << 20;
 
 /// How many of the last lines of the console are at hand for a message.
 const CONSOLE_TAIL: usize = 30;
+
+/// How long an agent may take to make room for what it is told.
+const LISTENS: Duration = Duration::from_secs(5);
 
 /// How long a VM that was told to end may take before it is killed by its
 /// keeper.
@@ -201,7 +204,7 @@ impl<'a> Vm<'a> {
         let (monitor, mut to_monitor) = monitor.into_split();
         let mut child = command.spawn(fds)?;
         let keeper_end = child.stdin.take();
-        // QEMU has nothing to say there: its console is a socket.
+        // QEMU has nothing to say there: its console is a pipe of its own.
         drop(child.stdout.take());
         let errors = Lines::new(child.stderr.take().expect("piped by spawn"));
         // The monitor tells its events only to who introduced himself. One that
@@ -262,7 +265,9 @@ impl<'a> Vm<'a> {
     pub async fn tell(&mut self, message: &HostMessage) {
         self.frame_bytes = 0;
         let bytes = frame::encode(message).expect("what the harness says is short");
-        if self.agent.write_all(&bytes).await.is_err() {
+        // An agent that does not read does not keep us from our deadlines.
+        let said = tokio::time::timeout(LISTENS, self.agent.write_all(&bytes)).await;
+        if !matches!(said, Ok(Ok(()))) {
             self.agent_open = false;
         }
     }
@@ -360,13 +365,14 @@ impl<'a> Vm<'a> {
     pub async fn end(mut self, end: VmEnd) -> Result<Remains> {
         drop(self.keeper_end.take());
         let deadline = Instant::now() + LAST_WORDS;
+        let mut written = Ok(());
         // What still comes is written down; what it means does not matter now.
         while self.agent_open || self.console_open {
             let mut bytes = [0u8; 8192];
             let mut unheard = [0u8; 8192];
             tokio::select! {
                 read = self.console.read(&mut bytes), if self.console_open => match read {
-                    Ok(n @ 1..) => self.hear(&bytes[..n])?,
+                    Ok(n @ 1..) => written = written.and(self.hear(&bytes[..n])),
                     Ok(0) | Err(_) => self.console_open = false,
                 },
                 read = self.agent.read(&mut unheard), if self.agent_open && !self.console_open => {
@@ -375,7 +381,9 @@ impl<'a> Vm<'a> {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
+        // Whatever could not be written, it is gone when this returns.
         self.child.wait().await.context("waiting for QEMU")?;
+        written?;
         let (console_from, console_to) = self.consoles.close(self.number, self.console_log)?;
         self.ctx.log.emit(Event::VmEnded { vm: self.number, end, console_from, console_to });
         Ok(Remains { console: console_from..console_to, complained: self.complained })

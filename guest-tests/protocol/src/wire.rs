@@ -155,6 +155,13 @@ pub struct Health {
     pub oopses: u64,
 }
 
+impl Health {
+    /// That of a kernel in which nothing happened.
+    pub fn of_taint(taint: u64) -> Self {
+        Health { taint_before: taint, taint_after: taint, ..Health::default() }
+    }
+}
+
 /// How a test ended, as seen from inside the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]

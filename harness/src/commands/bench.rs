@@ -335,6 +335,8 @@ struct Rival {
     vng: PathBuf,
     kernel: PathBuf,
     tests: PathBuf,
+    /// Whether our runs have KVM, and so may theirs.
+    kvm: bool,
 }
 
 impl Rival {
@@ -371,7 +373,8 @@ impl Rival {
         if !compiled.success() {
             return Ok(Err("the kernel's hmm-tests do not compile".into()));
         }
-        Ok(Ok(Rival { vng, kernel: kernel.into(), tests }))
+        let kvm = first.results.machine.accelerator == "kvm";
+        Ok(Ok(Rival { vng, kernel: kernel.into(), tests, kvm }))
     }
 
     async fn run(&self, bench: &Bench<'_>) -> Result<Duration, Stop> {
@@ -383,7 +386,8 @@ impl Rival {
         );
         let start = Instant::now();
         let ended = Cmd::new(&self.vng)
-            .args(["--disable-kvm", "--cpus", "2", "--memory", "2G", "--user", "root", "--run"])
+            .args(if self.kvm { &[][..] } else { &["--disable-kvm"] })
+            .args(["--cpus", "2", "--memory", "2G", "--user", "root", "--run"])
             .arg(&self.kernel)
             .args(["--", "sh", "-c", &words])
             .run(&bench.ctx.interrupt, |_| {})

@@ -51,7 +51,10 @@ fn last_stamp(line: &str) -> Option<(usize, u64)> {
             && micros.len() == 6
             && let (Some(seconds), Some(micros)) = (number(seconds.trim_start()), number(micros))
         {
-            return Some((open + length + 1, seconds.saturating_mul(1_000_000) + micros));
+            return Some((
+                open + length + 1,
+                seconds.saturating_mul(1_000_000).saturating_add(micros),
+            ));
         }
         from = open;
     }

@@ -112,7 +112,8 @@ impl Open {
 
     /// Whether it was over before something was said at `stamp`.
     pub(super) fn is_stale(&self, n: u64, stamp: Option<u64>) -> bool {
-        let paused = self.stamp.zip(stamp).is_some_and(|(last, now)| now > last + PAUSE);
+        let paused =
+            self.stamp.zip(stamp).is_some_and(|(last, now)| now > last.saturating_add(PAUSE));
         paused || n - self.line > LONGEST
     }
 

@@ -55,7 +55,8 @@ pub(super) fn describe(health: &Health) -> String {
     changes.join("; ")
 }
 
-fn taints(bits: u64) -> Vec<String> {
+/// The taints that are set, in words.
+pub(super) fn taints(bits: u64) -> Vec<String> {
     let bits = (0..u64::BITS).filter(|bit| bits >> bit & 1 == 1);
     bits.map(|bit| match TAINTS.get(bit as usize) {
         Some((letter, meaning)) => format!("{letter} ({meaning})"),

@@ -136,6 +136,7 @@ impl History {
                     }
                 }
                 Event::VmEnded { vm, end, .. } => history.vm_ended(*vm, end),
+                Event::CutShort { reason } => history.loose_ends.push(reason.clone()),
                 Event::Symbols { resolved } => {
                     let by_address = resolved.iter().map(|r| (r.address.clone(), r.clone()));
                     history.symbols.extend(by_address);
@@ -160,6 +161,10 @@ impl History {
         match message {
             GuestMessage::Hello { .. } if !session.restored && self.timing.boot_ms == 0 => {
                 self.timing.boot_ms = t_ms.saturating_sub(session.began_ms);
+            }
+            GuestMessage::Prepared { taint, .. } if *taint != 0 => {
+                let names = super::health::taints(*taint).join(", ");
+                self.loose_ends.push(format!("the kernel was tainted before any test: {names}"));
             }
             GuestMessage::Attached { settings, .. } => {
                 self.machine.settings.clone_from(settings);
@@ -188,6 +193,10 @@ impl History {
         duration_us: u64,
         health: &Health,
     ) {
+        if health.taint_before != 0 {
+            let names = super::health::taints(health.taint_before).join(", ");
+            self.loose_ends.push(format!("the kernel was tainted before {id} began: {names}"));
+        }
         // The first word stands, and one about a test that never started is
         // none.
         if let Some(attempt) = self.attempt(vm, id).filter(|attempt| attempt.begun) {
@@ -213,7 +222,8 @@ impl History {
         for attempt in self.attempts.values().flatten() {
             let Some(end) = attempt.end.as_ref().filter(|end| !in_order(end)) else { continue };
             let (_, blamed) = ends.entry(attempt.vm).or_insert((end, false));
-            *blamed |= attempt.said.is_none() || !attempt.console_closed;
+            *blamed |=
+                attempt.said.is_none() || !attempt.console_closed || !attempt.complaints.is_empty();
         }
         let blameless = ends.into_values().filter(|(_, blamed)| !blamed);
         let told = blameless.map(|(end, _)| format!("outside any test: {}", describe(end)));
@@ -224,8 +234,10 @@ impl History {
     /// no failure of this test, and no good end of the machine.
     fn second_turns(&mut self) {
         for (id, attempts) in &self.attempts {
-            let again = attempts.windows(2).filter(|pair| pair[0].turn == pair[1].turn);
-            let lost = again.map(|pair| &pair[0]);
+            let lost = turns(attempts).into_values().flat_map(|turn| {
+                let before = turn.len() - 1;
+                turn.into_iter().take(before)
+            });
             let ends = lost.filter_map(|a| a.end.as_ref()).filter(|end| !in_order(end));
             let told = ends.map(|end| format!("before {id} began: {}", describe(end)));
             self.loose_ends.extend(told);
@@ -252,7 +264,11 @@ impl History {
                     if let Some(attempt) = self.nth_attempt(vm, id, nth) {
                         attempt.console_closed = true;
                     }
-                    running = None;
+                    // A kernel that has begun to complain goes on about the same.
+                    let complains = heard.values().any(|heard| heard.during == running);
+                    if !complains {
+                        running = None;
+                    }
                 }
                 // What was begun counts even if its end never came.
                 What::Complaint { signature, title } => {
@@ -321,6 +337,16 @@ impl History {
     fn attempt(&mut self, vm: u32, id: &str) -> Option<&mut Attempt> {
         self.attempts.get_mut(id)?.iter_mut().rev().find(|a| a.vm == vm)
     }
+}
+
+/// The attempts of a test by the turn that they belong to. Those of two turns
+/// that are had side by side come in any order.
+pub(super) fn turns(attempts: &[Attempt]) -> BTreeMap<u32, Vec<&Attempt>> {
+    let mut turns: BTreeMap<u32, Vec<&Attempt>> = BTreeMap::new();
+    for attempt in attempts {
+        turns.entry(attempt.turn).or_default().push(attempt);
+    }
+    turns
 }
 
 /// Whether a VM ended as it should. What QEMU does by itself is forgiven once,

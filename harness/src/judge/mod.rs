@@ -21,22 +21,13 @@ use crate::flow::Stage;
 use crate::plan::{Expect, Plan};
 use crate::run::describe;
 use crate::stop::{self, Stop};
-use history::{Attempt, Complaint, History, Said};
+use history::{Attempt, Complaint, History, Said, turns};
 
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
-    let mut tests: Vec<TestResult> = Vec::new();
-    for id in &history.planned {
-        let (mut result, said) = judge_test(id, &history, &evidence.plan);
-        let known = evidence
-            .known_issues
-            .iter()
-            .find(|issue| issue.covers(&result, said.as_deref(), &history.kernel.release));
-        result.as_expected = result.verdict == Verdict::Passed || known.is_some();
-        result.known_issue = known.map(|issue| issue.id.clone());
-        tests.push(result);
-    }
+    let judge = |id: &String| judge_test(id, &history, &evidence.plan, &evidence.known_issues);
+    let mut tests: Vec<TestResult> = history.planned.iter().map(judge).collect();
 
     let mut reasons = history.loose_ends.clone();
     let planned_nothing = tests.is_empty() && evidence.plan.until >= Stage::Run;
@@ -86,8 +77,8 @@ pub fn judge(evidence: &Evidence) -> Results {
     }
 }
 
-/// The verdict on one test, and the exact words of its failed assertion.
-fn judge_test(id: &str, history: &History, plan: &Plan) -> (TestResult, Option<String>) {
+/// The verdict on one test.
+fn judge_test(id: &str, history: &History, plan: &Plan, known_issues: &[KnownIssue]) -> TestResult {
     let repeat = plan.repeat;
     let (name, device) = split_id(id);
     let mut result = TestResult {
@@ -107,40 +98,48 @@ fn judge_test(id: &str, history: &History, plan: &Plan) -> (TestResult, Option<S
         trace: TraceInfo::default(),
     };
     let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
-    let mut numbers: Vec<u32> = attempts.iter().map(|a| a.turn).collect();
-    numbers.dedup();
-    let judged: Vec<(TestResult, Option<String>)> = numbers
-        .iter()
-        .map(|number| {
-            let turn: Vec<&Attempt> = attempts.iter().filter(|a| a.turn == *number).collect();
-            judge_turn(result.clone(), &turn)
-        })
-        .collect();
-    let flaky = judged.windows(2).any(|pair| pair[0].0.verdict != pair[1].0.verdict);
-    let events = judged.iter().flat_map(|(turn, _)| turn.kernel_events.clone()).collect();
+    let turns = turns(attempts);
+    let judged: Vec<Judged> = turns.values().map(|turn| judge_turn(result.clone(), turn)).collect();
+    let bad: Vec<Judged> =
+        judged.iter().filter(|turn| turn.result.verdict != Verdict::Passed).cloned().collect();
     // The first that is not good stands, whatever another one says.
-    let first = judged.iter().find(|(turn, _)| turn.verdict != Verdict::Passed);
-    let said = match first.or(judged.first()) {
-        None => None,
-        Some((turn, said)) => {
-            result = turn.clone();
-            said.clone()
-        }
-    };
-    let had = numbers.iter().filter(|number| **number < repeat).count();
-    if result.verdict == Verdict::Passed && had < repeat as usize {
+    if let Some(first) = bad.first().or(judged.first()) {
+        result = first.result.clone();
+    }
+    let had = turns.keys().filter(|number| **number < repeat).count();
+    let complete = had == repeat as usize;
+    if result.verdict == Verdict::Passed && !complete {
         result.verdict = Verdict::NotRun;
         result.reason = format!("the run ended after {had} of its {repeat} turns");
     }
-    result.flaky = flaky;
-    result.kernel_events = events;
+    result.flaky = judged.windows(2).any(|p| p[0].result.verdict != p[1].result.verdict);
+    result.kernel_events =
+        judged.iter().flat_map(|turn| turn.result.kernel_events.clone()).collect();
     result.attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
-    (result, said)
+    // Every failure must be known, and no turn be missing, or there is news.
+    let known = |turn: &Judged| {
+        let covers = |issue: &&KnownIssue| {
+            issue.covers(&turn.result, turn.said.as_deref(), &history.kernel.release)
+        };
+        known_issues.iter().find(covers)
+    };
+    let covering: Option<Vec<&KnownIssue>> = bad.iter().map(known).collect();
+    let known = covering.filter(|_| complete).and_then(|issues| issues.first().copied());
+    result.as_expected = result.verdict == Verdict::Passed || known.is_some();
+    result.known_issue = known.map(|issue| issue.id.clone());
+    result
+}
+
+/// A turn's result, and the exact words of its failed assertion.
+#[derive(Debug, Clone)]
+struct Judged {
+    result: TestResult,
+    said: Option<String>,
 }
 
 /// The verdict on one turn, which may have taken several attempts.
-fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> (TestResult, Option<String>) {
-    let Some(attempt) = attempts.last() else { return (result, None) };
+fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> Judged {
+    let Some(attempt) = attempts.last() else { return Judged { result, said: None } };
 
     // A test that had another attempt does not lose what was said in the first.
     let complaints: Vec<&Complaint> = attempts.iter().flat_map(|a| &a.complaints).collect();
@@ -179,7 +178,7 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> (TestResult, Opt
         (other, _) => (other, reason),
     };
     result.duration_ms = attempt.said.as_ref().map_or(0, |s| s.duration_us / 1000);
-    (result, said)
+    Judged { result, said }
 }
 
 /// What the test's own end says. Also the exact words of a failed assertion.

@@ -32,6 +32,9 @@ const DEFAULT_PROFILE: &str = "default";
 /// How long a test may take when nothing is said, before scaling.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The most machines, turns or retries that make sense.
+const MOST: u32 = 10_000;
+
 /// What was asked for, by options or by a file: nothing is decided yet.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wishes {
@@ -109,7 +112,7 @@ pub struct Plan {
     pub seed: u64,
     /// The last stage to be done.
     pub until: Stage,
-    /// The ids of the tests, in the order in which they run.
+    /// The ids of the tests; in this order they are reported.
     pub tests: Vec<String>,
     /// How it must end, where the plan says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -157,6 +160,13 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
     for (option, value) in [("--jobs", wishes.jobs), ("--repeat", wishes.repeat)] {
         if value == Some(0) {
             problems.push(Problem::new(option, "it must be at least 1"));
+        }
+    }
+    for (option, value) in
+        [("--jobs", wishes.jobs), ("--repeat", wishes.repeat), ("--retry", wishes.retry)]
+    {
+        if value.is_some_and(|value| value > MOST) {
+            problems.push(Problem::new(option, format!("it must be at most {MOST}")));
         }
     }
     if wishes.timeout.is_some_and(|timeout| timeout.is_zero()) {

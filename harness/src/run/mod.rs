@@ -69,6 +69,7 @@ pub struct Options {
     pub agent_dies: Option<Duration>,
 }
 
+#[cfg(test)]
 impl Default for Options {
     fn default() -> Self {
         Options {
@@ -104,7 +105,8 @@ pub async fn tests(
     let starts = &starts;
     let turns = queue.inner.borrow().waiting.len();
     let hangs = Hangs::of(&options);
-    let tests_may_take = hangs.test() * u32::try_from(turns).unwrap_or(u32::MAX);
+    let most = (turns as u64).saturating_mul(1 + u64::from(options.retry));
+    let tests_may_take = hangs.test() * u32::try_from(most).unwrap_or(u32::MAX);
     let run = Deadline::new("run", tests_may_take + hangs.turn() + RUN.mul_f64(options.time_scale));
     let jobs = (options.jobs as usize).clamp(1, turns.max(1));
     let agent_dies = Cell::new(options.agent_dies);
@@ -118,9 +120,10 @@ pub async fn tests(
         run,
     };
     let ended = join_all((0..jobs).map(|_| worker.work())).await;
-    // The user's wish comes before what went wrong meanwhile.
+    // The user's wish comes before what went wrong meanwhile, and what is wrong
+    // with the machine before what is wrong with the kernel.
     ctx.interrupt.check()?;
-    ended.into_iter().collect()
+    ended.into_iter().filter_map(Result::err).max_by_key(Stop::exit_code).map_or(Ok(()), Err)
 }
 
 /// One of the turns that are due.
@@ -188,8 +191,13 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn close(&self) {
-        self.inner.borrow_mut().closed = true;
+    /// Gives no more turns. Returns how many were due, the first time that there
+    /// were any.
+    fn close(&self) -> Option<usize> {
+        let mut inner = self.inner.borrow_mut();
+        inner.closed = true;
+        let left = std::mem::take(&mut inner.waiting).len();
+        (left > 0).then_some(left)
     }
 }
 
@@ -234,7 +242,16 @@ impl<'a, 't> Worker<'a, 't> {
                 }
             };
             used += 1;
-            match self.see_through(&mut vm, next).await? {
+            let seen = self.see_through(&mut vm, next).await;
+            let over = match seen {
+                Ok(over) => over,
+                Err(stop) => {
+                    // It is over, and told of as well as that goes.
+                    let _ = vm.end(VmEnd::Replaced { reason: stop.to_string() }).await;
+                    return Err(stop);
+                }
+            };
+            match over {
                 None => idle = Some(vm),
                 Some(Over { end, nobodys_fault }) => {
                     vm.end(end.clone()).await?;
@@ -245,8 +262,11 @@ impl<'a, 't> Worker<'a, 't> {
             }
             self.ctx.log.check()?;
             self.ctx.interrupt.check()?;
-            if self.run.is_over() {
-                self.queue.close();
+            if self.run.is_over()
+                && let Some(left) = self.queue.close()
+            {
+                let reason = format!("{}; {left} turns were not had", describe(&self.run.passed()));
+                self.ctx.log.emit(Event::CutShort { reason });
             }
             turn = self.queue.take();
         }

@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 use super::turn::{BOOT, Deadline, Hangs, PREPARE, RESTORE, SAVE, answer, unexpected};
 use super::{Options, describe};
 use crate::boot::Recipe;
+use crate::console::{Scanner, What};
 use crate::context::Context;
 use crate::events::VmEnd;
 use crate::flow::Stage;
@@ -20,6 +21,9 @@ use crate::vm::{Consoles, Happening, Vm};
 
 /// How often a saved guest may disappoint before the run boots each VM.
 const DOUBTS: u32 = 2;
+
+/// Why a kernel's guests are not saved.
+const COMPLAINS: &str = "the kernel complains while it boots, so each VM boots";
 
 /// By how much a restored guest's clock may be ahead of what it should be.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
@@ -48,6 +52,8 @@ enum Saved {
     Is(Snapshot),
     /// There is none: each VM boots.
     None,
+    /// The kernel did not come up, and need not be tried by each worker.
+    Failed(Stop),
 }
 
 /// A guest that is in order, but for what comes from the host.
@@ -90,6 +96,7 @@ impl<'a> Starts<'a> {
 
     /// A VM in which tests can run.
     pub(super) async fn ready(&self) -> Result<Vm<'a>, Stop> {
+        let mut late = false;
         loop {
             if let Some(snapshot) = self.snapshot().await? {
                 match self.restored(&snapshot).await? {
@@ -97,10 +104,10 @@ impl<'a> Starts<'a> {
                     None => continue,
                 }
             }
-            let mut vm = self.prepared().await?.vm;
+            let mut vm = self.prepared(&mut late).await?.vm;
             match self.attach(&mut vm).await? {
                 None => return Ok(vm),
-                Some(end) => self.failed(vm, end).await?,
+                Some(end) => self.failed(vm, end, &mut late).await?,
             }
         }
     }
@@ -111,56 +118,84 @@ impl<'a> Starts<'a> {
         if let Saved::Unknown = *saved {
             let key = self.recipe.snapshot_key();
             *saved = match Snapshot::find(&self.ctx.store, &key) {
-                Some(snapshot) => {
-                    // Its boot is a part of what happened here too.
-                    match snapshot.console() {
-                        Ok(console) => self.consoles.append(&console)?,
-                        Err(error) => self.ctx.log.note(format!("{error:#}")),
-                    }
-                    Saved::Is(snapshot)
-                }
-                None => self.make_snapshot(&key).await?,
+                Some(snapshot) => self.found(snapshot)?,
+                None => self.make_snapshot(&key).await.unwrap_or_else(Saved::Failed),
             };
         }
-        Ok(match &*saved {
-            Saved::Is(snapshot) => Some(snapshot.clone()),
-            Saved::Unknown | Saved::None => None,
-        })
+        match &*saved {
+            Saved::Is(snapshot) => Ok(Some(snapshot.clone())),
+            Saved::Unknown | Saved::None => Ok(None),
+            Saved::Failed(stop) => Err(stop.clone()),
+        }
+    }
+
+    /// A guest that another run has saved. Its boot is a part of what happened
+    /// here, and judged by what is known of complaints now.
+    fn found(&self, snapshot: Snapshot) -> Result<Saved, Stop> {
+        let console = match snapshot.console() {
+            Ok(console) => console,
+            Err(error) => {
+                self.ctx.log.note(format!("{error:#}"));
+                return Ok(Saved::None);
+            }
+        };
+        let complains = Scanner::default()
+            .push(&console)
+            .iter()
+            .any(|f| matches!(f.what, What::Complaint { .. }));
+        if complains {
+            snapshot.discard();
+            self.ctx.log.note(COMPLAINS);
+            return Ok(Saved::None);
+        }
+        self.consoles.append(&console)?;
+        Ok(Saved::Is(snapshot))
     }
 
     /// Boots a guest and saves it. That it cannot be saved is told and costs
     /// time; that the kernel does not come up is the end.
     async fn make_snapshot(&self, key: &str) -> Result<Saved, Stop> {
-        let Prepared { mut vm, release, boot_id, uptime_us, taint } = self.prepared().await?;
+        let Prepared { mut vm, release, boot_id, uptime_us, taint } =
+            self.prepared(&mut false).await?;
         let draft = snapshot::draft(&self.ctx.store).and_then(|draft| {
             let state = std::fs::File::create_new(draft.path().join(STATE))?;
             Ok((draft, state))
         });
         let (draft, state) = match draft {
             Ok(made) => made,
-            Err(error) => return self.not_saved(vm, format!("{error:#}")).await,
+            Err(error) => {
+                let end = VmEnd::Replaced { reason: "it could not be saved".into() };
+                return self.not_saved(vm, end, format!("{error:#}")).await;
+            }
         };
         vm.save(&state).await;
         let deadline = Deadline::new("save", SAVE.mul_f64(self.options.time_scale));
         loop {
-            let why = match vm.next(deadline.at).await? {
+            let end = match vm.next(deadline.at).await? {
                 Happening::Saved(Ok(())) => break,
-                Happening::Saved(Err(why)) => why,
+                Happening::Saved(Err(why)) => VmEnd::Replaced { reason: why },
                 Happening::Console(_) => continue,
-                Happening::Said(other) => describe(&unexpected(&other)),
-                Happening::Gone(end) => describe(&end),
-                Happening::Deadline => describe(&deadline.passed()),
+                Happening::Said(other) => unexpected(&other),
+                Happening::Gone(end) => end,
+                Happening::Deadline => deadline.passed(),
                 Happening::Interrupted => {
                     vm.end(VmEnd::Interrupted).await?;
                     return Err(Stop::Interrupted);
                 }
             };
-            return self.not_saved(vm, why).await;
+            // What was written of it may be all that the disk had room for.
+            let _ = state.set_len(0);
+            drop(draft);
+            let why = match &end {
+                VmEnd::Replaced { reason } => reason.clone(),
+                end => describe(end),
+            };
+            return self.not_saved(vm, end, why).await;
         }
         let remains = vm.end(VmEnd::Saved).await?;
         if remains.complained || taint != 0 {
             // Each VM of such a kernel shall say it again.
-            self.ctx.log.note("the kernel complains while it boots, so each VM boots");
+            self.ctx.log.note(COMPLAINS);
             return Ok(Saved::None);
         }
         let publish = || -> anyhow::Result<Snapshot> {
@@ -178,9 +213,9 @@ impl<'a> Starts<'a> {
         })
     }
 
-    async fn not_saved(&self, vm: Vm<'a>, why: String) -> Result<Saved, Stop> {
+    async fn not_saved(&self, vm: Vm<'a>, end: VmEnd, why: String) -> Result<Saved, Stop> {
+        vm.end(end).await?;
         self.ctx.log.note(format!("no guest is saved, so each VM boots: {why}"));
-        vm.end(VmEnd::Replaced { reason: "it could not be saved".into() }).await?;
         Ok(Saved::None)
     }
 
@@ -199,7 +234,8 @@ impl<'a> Starts<'a> {
         let wrong = match answer(&mut vm, &deadline).await? {
             Ok(GuestMessage::Hello { protocol: VERSION, release, boot_id, uptime_us }) => {
                 let seen = Facts { release, boot_id, uptime_us, ..snapshot.facts };
-                difference(&snapshot.facts, &seen, began.elapsed())
+                let save = SAVE.mul_f64(self.options.time_scale);
+                difference(&snapshot.facts, &seen, began.elapsed() + save)
                     .map(|what| VmEnd::Replaced { reason: what })
             }
             Ok(other) => Some(unexpected(&other)),
@@ -232,7 +268,7 @@ impl<'a> Starts<'a> {
     }
 
     /// A VM that has booted and is in order, but for what comes from the host.
-    async fn prepared(&self) -> Result<Prepared<'a>, Stop> {
+    async fn prepared(&self, late: &mut bool) -> Result<Prepared<'a>, Stop> {
         loop {
             let mut vm = self.start(None).await?;
             let scale = self.options.time_scale;
@@ -258,7 +294,7 @@ impl<'a> Starts<'a> {
                 Ok(other) => unexpected(&other),
                 Err(end) => end,
             };
-            self.failed(vm, end).await?;
+            self.failed(vm, end, late).await?;
         }
     }
 
@@ -283,18 +319,21 @@ impl<'a> Starts<'a> {
         Ok(Vm::start(self.ctx, self.consoles, self.recipe, number, state).await?)
     }
 
-    /// Ends a VM that did not come up after a boot.
+    /// Ends a VM that did not come up after a boot. One may be `late`.
     ///
     /// # Errors
     /// Unless it may be tried once more.
-    async fn failed(&self, vm: Vm<'a>, end: VmEnd) -> Result<(), Stop> {
+    async fn failed(&self, vm: Vm<'a>, end: VmEnd, late: &mut bool) -> Result<(), Stop> {
         let tail = vm.console_tail();
         vm.end(end.clone()).await?;
         self.ctx.log.check()?;
         match end {
             VmEnd::Interrupted => Err(Stop::Interrupted),
             VmEnd::QemuGone { .. } => self.forgive(&end),
-            VmEnd::Deadline { .. } if self.forgiven.borrow().is_none() => self.forgive(&end),
+            VmEnd::Deadline { .. } if !std::mem::replace(late, true) => {
+                self.ctx.log.note(format!("{}, which is forgiven once", describe(&end)));
+                Ok(())
+            }
             VmEnd::Agent { .. } => {
                 let fault = Fault::new(format!("the guest is not ours: {}", describe(&end)));
                 Err(Stop::Machine(fault.at(Stage::Boot).details(tail)))
@@ -348,8 +387,8 @@ fn refused_or_unexpected(message: &GuestMessage) -> VmEnd {
     }
 }
 
-/// In what a guest that was restored `since` differs from the one that was
-/// saved, if it does.
+/// In what a guest differs from the one that was saved, if it does. It may be
+/// older by `since`.
 fn difference(saved: &Facts, seen: &Facts, since: Duration) -> Option<String> {
     if seen.release != saved.release {
         return Some(format!("it runs {} and not {}", seen.release, saved.release));
@@ -357,7 +396,7 @@ fn difference(saved: &Facts, seen: &Facts, since: Duration) -> Option<String> {
     if seen.boot_id != saved.boot_id {
         return Some("it is of another boot".into());
     }
-    let most = Duration::from_micros(saved.uptime_us) + SAVE + since + CLOCK_SLACK;
+    let most = Duration::from_micros(saved.uptime_us) + since + CLOCK_SLACK;
     let now = Duration::from_micros(seen.uptime_us);
     if seen.uptime_us < saved.uptime_us || now > most {
         let then = Duration::from_micros(saved.uptime_us);

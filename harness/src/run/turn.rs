@@ -1,7 +1,7 @@
 //! One turn of a test on a VM, and how long each part of it may take.
 
 use hmm_protocol::TestId;
-use hmm_protocol::wire::{GuestMessage, HostMessage, Job, Outcome, Setting};
+use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Job, Outcome, Setting};
 use tokio::time::{Duration, Instant};
 
 use super::Options;
@@ -39,8 +39,9 @@ const REPORT: Duration = Duration::from_secs(1);
 /// From the order to finish to the end of QEMU.
 const FINISH: Duration = Duration::from_secs(10);
 
-/// Who may notice that something hangs, in this order, so that whoever knows
-/// most speaks first: the agent, by the test's own deadline; the kernel, of a
+/// Who may notice that something hangs, in this order (but for a test that may
+/// take minutes, since a lockup cannot be told later than after two), so that
+/// whoever knows most speaks first: the agent, by the test's own deadline; the kernel, of a
 /// task that sleeps and of one that spins; the harness, of a guest that says
 /// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +205,7 @@ pub(super) async fn run_one(
                 continue;
             }
         }
-        let counters_rose = health.warnings + health.oopses > 0;
+        let counters_rose = health.warnings > 0 || health.oopses > 0;
         let reason = match (outcome, &complaint) {
             (_, Some(title)) => title.clone(),
             (Outcome::TimedOut { .. }, None) => "a test had to be killed".to_owned(),
@@ -215,7 +216,9 @@ pub(super) async fn run_one(
         };
         break VmEnd::Replaced { reason };
     };
-    let failed = finished.is_some_and(|(outcome, _)| outcome != Outcome::Passed);
+    let failed = finished.is_some_and(|(outcome, health)| {
+        outcome != Outcome::Passed || health != Health::of_taint(health.taint_before)
+    });
     Ok(After::Over { end, begun, told: complaint.is_some() || failed })
 }
 

@@ -170,8 +170,8 @@ async fn a_frame_of_4_gib_is_not_waited_for() {
 async fn an_agent_that_never_stops_talking_is_stopped() {
     let told = Story::new().in_test(A, [Act::Chatter(A.into(), 9 << 20)]).told().await;
     let told = told.exits(1).verdicts([Crashed, Passed, Passed]).machines(2);
-    let told = told.because(A, "more than 8388608 bytes of frames");
-    assert!(told.size_of("events.jsonl") < 10 << 20);
+    let told = told.because(A, "more than 1048576 bytes of frames");
+    assert!(told.size_of("events.jsonl") < 2 << 20);
 }
 
 // Words in the wrong place.

@@ -247,7 +247,12 @@ fn recipe(ctx: &Context, dir: &Path) -> Recipe {
         attach: Attach::default(),
         rootfs: Rootfs::Initramfs,
     };
-    let qemu = Qemu { path: dir.join("qemu"), version: "played".into(), host_cpu: String::new() };
+    let qemu = Qemu {
+        path: dir.join("qemu"),
+        version: "played".into(),
+        build: String::new(),
+        host_cpu: String::new(),
+    };
     boot::recipe(&kernel, image, qemu, Accelerator::Tcg).unwrap()
 }
 
