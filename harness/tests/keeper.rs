@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 /// what it can.
 #[expect(clippy::disallowed_methods, reason = "the keeper is what is tested")]
 fn keeper(file: &Path) -> (Child, Pid) {
-    let script = format!("trap '' TERM; echo $$ >{}; sleep 300", file.display());
+    let script = format!("trap '' TERM; echo $$ >{}; exec sleep 300", file.display());
     let keeper = std::process::Command::new(env!("CARGO_BIN_EXE_hmm-harness"))
         .args(["__keep", "sh", "-c", &script])
         .stdin(Stdio::piped())
