@@ -21,11 +21,11 @@ use crate::stop::Stop;
 /// How long the disk may take to appear.
 const MOUNT: Duration = Duration::from_secs(10);
 
-/// Mounts a disk of $1 MiB at $2, says under which process it can be found, and
+/// Mounts a disk of $1 KiB at $2, says under which process it can be found, and
 /// stays until it is ended. Nobody who is killed leaves it for longer than a
 /// day.
 const HOLD: &str =
-    r#"mount -t tmpfs -o "size=$1m,mode=0700" torture "$2" && echo "$$" && exec sleep 86400"#;
+    r#"mount -t tmpfs -o "size=$1k,mode=0700" torture "$2" && echo "$$" && exec sleep 86400"#;
 
 /// A disk.
 pub(super) struct Disk {
@@ -37,18 +37,18 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Makes one of `mib` MiB at the empty directory `at`, for whoever is made to
+    /// Makes one of `kib` KiB at the empty directory `at`, for whoever is made to
     /// [enter](Disk::enter).
     ///
     /// # Errors
     /// [`Stop::Machine`] when this machine does not let us.
-    pub(super) async fn mount(at: &Path, mib: u64, interrupt: &Interrupt) -> Result<Self, Stop> {
+    pub(super) async fn mount(at: &Path, kib: u64, interrupt: &Interrupt) -> Result<Self, Stop> {
         let as_user = !nix::unistd::geteuid().is_root();
         let mut cmd = Cmd::new("unshare").arg("--mount");
         if as_user {
             cmd = cmd.args(["--user", "--map-root-user"]);
         }
-        let cmd = cmd.args(["sh", "-c", HOLD, "sh"]).arg(mib.to_string()).arg(at);
+        let cmd = cmd.args(["sh", "-c", HOLD, "sh"]).arg(kib.to_string()).arg(at);
         let mut holder = cmd.spawn(Vec::new())?;
         let keeper_end = holder.stdin.take();
         let mut out = Lines::new(holder.stdout.take().expect("piped by spawn"));

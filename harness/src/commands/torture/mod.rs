@@ -216,7 +216,7 @@ impl Bench {
     async fn lacks_disk(&self) -> Result<Option<String>, Stop> {
         let at = self.root.join("disk");
         fs::create_dir_all(&at).with_context(|| at.display().to_string())?;
-        match Disk::mount(&at, 1, &self.ctx.interrupt).await {
+        match Disk::mount(&at, 4, &self.ctx.interrupt).await {
             Ok(disk) => {
                 disk.unmount().await?;
                 Ok(None)
@@ -302,7 +302,7 @@ impl Bench {
             true => {
                 let at = home.join("disk");
                 fs::create_dir(&at).with_context(|| at.display().to_string())?;
-                Some(Disk::mount(&at, round.disk_mib, &self.ctx.interrupt).await?)
+                Some(Disk::mount(&at, round.disk_kib, &self.ctx.interrupt).await?)
             }
         };
         let scene = Scene { round, home: &home, disk: disk.as_ref(), began };

@@ -146,8 +146,8 @@ pub(super) struct Round {
     pub(super) run: Run,
     /// Chooses among several processes that could be meant.
     pub(super) which: u64,
-    /// The size of the disk, where it needs one, in MiB.
-    pub(super) disk_mib: u64,
+    /// The size of the disk, where it needs one, in KiB.
+    pub(super) disk_kib: u64,
 }
 
 impl Round {
@@ -185,7 +185,8 @@ impl Round {
         tests.insert(dice.index(tests.len() + 1), format!("{CULPRIT}.{device}"));
 
         let which = dice.next();
-        let small = dice.below(96) + 1;
+        // Room for nothing, for an image, for a part of a saved guest or for all.
+        let room = if dice.below(3) == 0 { dice.below(8 << 10) } else { dice.below(96 << 10) };
         let shape = Shape { isolated, no_snapshot };
         let mut round = Round {
             seed,
@@ -194,12 +195,11 @@ impl Round {
             cold,
             run: Run { planted, shape, jobs, rootfs, tests },
             which,
-            disk_mib: 32,
+            disk_kib: 32 << 10,
         };
         if injury == Injury::StoreDiskFull {
-            // Its store is new and on that disk, which is smaller than a saved
-            // guest or a little larger.
-            (round.cold, round.disk_mib) = (true, small);
+            // Its store is new and on that disk.
+            (round.cold, round.disk_kib) = (true, room + 4);
             round.run.shape.no_snapshot = false;
         }
         round
