@@ -5,7 +5,7 @@
 //! person at the terminal. Stages print nothing themselves.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -215,13 +215,15 @@ impl Log {
         let mut inner = self.inner();
         (inner.show)(&event);
         let t_ms = u64::try_from(inner.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Where something is missing nothing follows but why: a stream with a gap
+        // must not look like one that came to its end.
+        if inner.failed.is_some() && !matches!(event, Event::Stopped { .. }) {
+            return;
+        }
         let Some(file) = &mut inner.file else { return };
         let written = serde_json::to_vec(&Record { t_ms, event })
             .map_err(std::io::Error::other)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                file.write_all(&line)
-            });
+            .and_then(|line| append(file, line));
         if let Err(error) = written {
             inner.failed.get_or_insert(format!("cannot write events.jsonl: {error}"));
         }
@@ -261,6 +263,18 @@ impl std::fmt::Debug for Log {
     }
 }
 
+/// Adds a line to a file, or nothing: half a line would spoil the next one, for
+/// which there may be room again.
+fn append(file: &mut File, mut line: Vec<u8>) -> std::io::Result<()> {
+    line.push(b'\n');
+    let end = file.stream_position()?;
+    file.write_all(&line).inspect_err(|_| {
+        // What cannot be taken back either is the last line, and known by its
+        // missing end.
+        let _ = file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end)));
+    })
+}
+
 /// The text of a message of the agent, for the terminal and for reports.
 pub fn describe(message: &GuestMessage) -> String {
     match message {
@@ -273,5 +287,27 @@ pub fn describe(message: &GuestMessage) -> String {
         GuestMessage::Finished { id, .. } => format!("{id} finished"),
         GuestMessage::Refused { what, why } => format!("the agent could not {what}: {why}"),
         GuestMessage::Done { finished } => format!("done, {finished} tests"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_what_could_not_be_written_comes_nothing_but_why() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = Log::new(|_| {});
+        log.record_in(dir.path()).expect("writable");
+        log.note("one");
+        log.inner().failed = Some("there was no room".into());
+        log.note("two");
+        log.emit(Event::Stopped { stop: Stop::Interrupted });
+        let text = std::fs::read_to_string(dir.path().join("events.jsonl")).expect("written");
+        assert!(
+            text.contains("one") && !text.contains("two") && text.contains("stopped"),
+            "{text}"
+        );
+        assert!(log.check().is_err());
     }
 }

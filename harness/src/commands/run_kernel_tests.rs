@@ -180,21 +180,29 @@ pub async fn carry_out(
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("a bug of ours: the panic is told above").into()))
         .and_then(|()| log.check());
+    let mut stopped = None;
     if let Err(stop) = ended {
         // What a child that the signal has hit too says of its end is no news.
         let stop = interrupt.check().err().unwrap_or(stop);
         if let Stop::Usage { .. } = stop {
             return Err(stop);
         }
+        stopped = Some(Event::Stopped { stop: stop.clone() });
         log.emit(Event::Stopped { stop });
     }
-    let evidence = collect::evidence(&dir).unwrap_or_else(|error| {
+    let mut evidence = collect::evidence(&dir).unwrap_or_else(|error| {
         // Without evidence there is a reason, and nothing else.
         let stop = Stop::from(error.context("the evidence of this run cannot be read"));
         let records = vec![Record { t_ms: 0, event: Event::Stopped { stop } }];
         let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
         Evidence { plan, records, consoles: Vec::new(), known_issues }
     });
+    // A full disk may not have taken even that, and we know better.
+    let said = evidence.records.iter().any(|r| matches!(r.event, Event::Stopped { .. }));
+    if let Some(event) = stopped.filter(|_| !said) {
+        let t_ms = evidence.records.last().map_or(0, |last| last.t_ms);
+        evidence.records.push(Record { t_ms, event });
+    }
     let mut results = judge::judge(&evidence);
     if let Err(error) = report::write(&results, &dir, prepared.json.as_deref()) {
         // What was judged is shown all the same.
