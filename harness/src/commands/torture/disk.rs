@@ -21,6 +21,9 @@ use crate::stop::Stop;
 /// How long the disk may take to appear.
 const MOUNT: Duration = Duration::from_secs(10);
 
+/// What takes all the room.
+const FILLER: &str = "filler";
+
 /// Mounts a disk of $1 KiB at $2, says under which process it can be found, and
 /// stays until it is ended. Nobody who is killed leaves it for longer than a
 /// day.
@@ -98,7 +101,7 @@ impl Disk {
     /// # Errors
     /// When it cannot be written for another reason.
     pub(super) fn fill(&self) -> Result<()> {
-        let path = self.seen("filler");
+        let path = self.seen(FILLER);
         let mut file = File::create(&path).with_context(|| path.display().to_string())?;
         let zeros = vec![0u8; 64 * 1024];
         let mut step = zeros.len();
@@ -113,10 +116,17 @@ impl Disk {
         Ok(())
     }
 
+    /// Makes room on it again.
+    ///
+    /// # Errors
+    /// When it was not filled.
+    pub(super) fn free(&self) -> Result<()> {
+        let path = self.seen(FILLER);
+        fs::remove_file(&path).with_context(|| path.display().to_string())
+    }
+
     /// Makes the disk go, when the last process in its namespace is gone.
     pub(super) async fn unmount(mut self) -> Result<()> {
-        // What was written there goes with it, and sooner where it is removed.
-        let _ = fs::remove_file(self.seen("filler"));
         drop(self.keeper_end.take());
         self.holder.wait().await.context("the holder of a disk")?;
         Ok(())

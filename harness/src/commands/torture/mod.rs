@@ -50,6 +50,9 @@ const CLEAN_EVERY: u64 = 25;
 /// still, and all else that a run does. A run that goes on then hangs.
 const ROUND: Duration = Duration::from_secs(240);
 
+/// How long a disk is full that soon has room again.
+const FULL: Duration = Duration::from_millis(400);
+
 /// How long processes of a run may outlive it: longer than a keeper waits before
 /// it kills.
 const LINGER: Duration = Duration::from_secs(10);
@@ -527,8 +530,14 @@ async fn injure(scene: &Scene<'_>, victim: &mut Victim) -> Result<bool, Stop> {
         Injury::KillHarness => victim.signal(Signal::SIGKILL),
         Injury::TermHarness => victim.signal(Signal::SIGTERM),
         Injury::RunDiskFull => {
-            scene.disk.context("the round has a disk")?.fill()?;
-            !victim.is_over()
+            let disk = scene.disk.context("the round has a disk")?;
+            disk.fill()?;
+            let met = !victim.is_over();
+            if scene.round.passing {
+                victim.wait_until(Instant::now() + FULL).await?;
+                disk.free()?;
+            }
+            met
         }
         // These were done by how the run was started.
         Injury::AgentDies | Injury::StoreDiskFull => true,
@@ -589,6 +598,7 @@ fn line(round: &Round, outcome: &Outcome, at: Duration, wrong: &[String]) -> Str
         (run.shape.isolated, "isolated"),
         (run.shape.no_snapshot, "no snapshot"),
         (run.jobs > 1, "2 jobs"),
+        (round.injury == Injury::RunDiskFull && round.passing, "not for long"),
     ];
     let traits: Vec<&str> = traits.iter().filter(|(has, _)| *has).map(|(_, word)| *word).collect();
     words.push(format!(" ({}, {})", run.rootfs.as_str(), traits.join(", ")).replace(", )", ")"));

@@ -146,6 +146,8 @@ pub(super) struct Round {
     pub(super) run: Run,
     /// Chooses among several processes that could be meant.
     pub(super) which: u64,
+    /// Whether a disk that was filled soon has room again.
+    pub(super) passing: bool,
     /// The size of the disk, where it needs one, in KiB.
     pub(super) disk_kib: u64,
 }
@@ -195,6 +197,7 @@ impl Round {
             cold,
             run: Run { planted, shape, jobs, rootfs, tests },
             which,
+            passing: which.is_multiple_of(2),
             disk_kib: 32 << 10,
         };
         if injury == Injury::StoreDiskFull {

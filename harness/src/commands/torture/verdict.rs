@@ -211,7 +211,9 @@ fn disagreements(seen: &Seen) -> Vec<String> {
             let now = again.exit_code;
             wrong.push(format!("judged to be {now}, and the run neither ended nor said so"));
         }
-        // What cannot be judged is not called good.
+        (Some(Err(why)), Some(_)) => wrong.push(format!("it cannot be judged again: {why}")),
+        // Of a run that was cut off before its plan was written there is nothing
+        // to be judged, and nothing is called good.
         _ => {}
     }
     wrong
@@ -444,5 +446,7 @@ mod tests {
         again.tests[0].verdict = Verdict::Crashed;
         again.exit_code = 1;
         check(&round, &seen, &["judged again it is 1", "crashed"]);
+        seen.again = Some(Err("half a line".into()));
+        check(&round, &seen, &["cannot be judged again: half a line"]);
     }
 }
