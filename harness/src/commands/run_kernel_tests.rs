@@ -291,8 +291,8 @@ async fn stages(
     };
     if plan.until <= Stage::Boot {
         let booted = run::tests(ctx, &recipe, &[], options, dir).await;
-        symbolise(ctx, &kernel, dir).await?;
-        booted?;
+        let symbolised = symbolise(ctx, &kernel, dir).await;
+        booted.and(symbolised)?;
     }
     stage.finish(false, format!("QEMU {}, {}", recipe.info.qemu_version, accelerator.as_str()));
     if plan.until <= Stage::Boot {
@@ -307,8 +307,8 @@ async fn stages(
         not_applicable,
     });
     let ran = run::tests(ctx, &recipe, &tests, options, dir).await;
-    symbolise(ctx, &kernel, dir).await?;
-    ran?;
+    let symbolised = symbolise(ctx, &kernel, dir).await;
+    ran.and(symbolised)?;
     stage.finish(false, format!("{} tests ran", tests.len()));
     Ok(())
 }
