@@ -224,13 +224,17 @@ impl Bench<'_> {
 
     /// All tests, and beside them the kernel's own under virtme-ng.
     async fn all_tests(&self, first: &Ran) -> Result<Vec<Row>, Stop> {
-        let rival = Rival::find(self, first).await?;
+        let mut rival = Rival::find(self, first).await?;
         let (mut ours, mut ratios) = (Vec::new(), Vec::new());
         for _ in 0..self.runs {
             let wall = self.harness("all tests", &[]).await?.wall.as_secs_f64();
             ours.push(wall);
-            if let Ok(rival) = &rival {
-                ratios.push(wall / rival.run(self).await?.as_secs_f64());
+            if let Ok(other) = &rival {
+                match other.run(self).await {
+                    Ok(theirs) => ratios.push(wall / theirs.as_secs_f64()),
+                    Err(Stop::Machine(fault)) => rival = Err(fault.what),
+                    Err(stop) => return Err(stop),
+                }
             }
         }
         let tests =
