@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -142,11 +142,59 @@ fn honest(message: &HostMessage) -> (At, Vec<Act>) {
     }
 }
 
-/// Is QEMU when a story starts it as QEMU, and nothing otherwise.
+/// The machine of every story. Started by one, it plays it; started as a test,
+/// it sees whether it plays an honest guest.
 #[test]
-#[ignore = "is started by the stories, as their QEMU"]
 fn plays() {
-    let (Ok(story), Ok(start)) = (env::var("STORY"), env::var("START")) else { return };
+    match (env::var("STORY"), env::var("START")) {
+        (Ok(story), Ok(start)) => play(&story, &start),
+        _ => is_an_honest_guest(),
+    }
+}
+
+/// Starts this program as a machine without a script, and talks to it as the
+/// harness does.
+#[expect(clippy::disallowed_methods, reason = "the machine is what is tested")]
+fn is_an_honest_guest() {
+    let home = tempfile::tempdir().unwrap();
+    let story = home.path().join("story.json");
+    fs::write(&story, "[]").unwrap();
+    let pair = || UnixStream::pair().unwrap();
+    let ((mut agent, its_agent), (mut monitor, its_monitor)) = (pair(), pair());
+    let mut machine = process::Command::new(env::current_exe().unwrap())
+        .args(["qemu::plays", "--exact", "--nocapture"])
+        .env("STORY", &story)
+        .env("START", "0")
+        .stdin(OwnedFd::from(its_agent))
+        .stdout(OwnedFd::from(its_monitor))
+        .stderr(process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").unwrap();
+    let start = HostMessage::Start { nonce: "a nonce".into(), unix_ms: 0 };
+    for message in [start, HostMessage::Finish] {
+        agent.write_all(&frame::encode(&message).unwrap()).unwrap();
+    }
+    let mut said = Vec::new();
+    agent.read_to_end(&mut said).unwrap();
+    let mut decoder = Decoder::default();
+    decoder.push(&said);
+    let mut next = || decoder.take::<Sealed>().unwrap().unwrap();
+    let (first, last) = (next(), next());
+    assert_eq!((first.nonce.as_str(), first.seq), ("a nonce", 0));
+    assert_eq!(first.message, hello("booted", 900));
+    assert_eq!((last.seq, last.message), (1, GuestMessage::Done { finished: 0 }));
+    let mut console = String::new();
+    machine.stderr.take().unwrap().read_to_string(&mut console).unwrap();
+    assert!(console.contains("Linux version 6.12.0-fake"), "{console}");
+    let mut told = String::new();
+    monitor.read_to_string(&mut told).unwrap();
+    assert!(told.contains("\"SHUTDOWN\""), "{told}");
+    assert!(machine.wait().unwrap().success());
+}
+
+/// Is QEMU.
+fn play(story: &str, start: &str) {
     let turns: Vec<Turn> = serde_json::from_str(&fs::read_to_string(story).unwrap()).unwrap();
     let start: u32 = start.parse().unwrap();
     let mut machine = Machine::inherited();

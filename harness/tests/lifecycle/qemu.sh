@@ -19,4 +19,4 @@ case " $* " in
 *" -incoming "*) export RESTORED=1 ;;
 esac
 export STORY="$dir/story.json" START="$start"
-exec "$player" qemu::plays --exact --ignored --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-
+exec "$player" qemu::plays --exact --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-
