@@ -245,11 +245,7 @@ impl<'a, 't> Worker<'a, 't> {
             let seen = self.see_through(&mut vm, next).await;
             let over = match seen {
                 Ok(over) => over,
-                Err(stop) => {
-                    // It is over, and told of as well as that goes.
-                    let _ = vm.end(VmEnd::Replaced { reason: stop.to_string() }).await;
-                    return Err(stop);
-                }
+                Err(stop) => return Err(abandon(Some(vm), stop).await),
             };
             match over {
                 None => idle = Some(vm),
@@ -260,8 +256,10 @@ impl<'a, 't> Worker<'a, 't> {
                     }
                 }
             }
-            self.ctx.log.check()?;
-            self.ctx.interrupt.check()?;
+            let fit = self.ctx.log.check().and_then(|()| self.ctx.interrupt.check());
+            if let Err(stop) = fit {
+                return Err(abandon(idle, stop).await);
+            }
             if self.run.is_over()
                 && let Some(left) = self.queue.close()
             {
@@ -314,7 +312,10 @@ impl<'a, 't> Worker<'a, 't> {
     /// Closes the session of a VM that nobody needs any more.
     async fn close(&self, vm: Option<Vm<'a>>) -> Result<(), Stop> {
         let Some(mut vm) = vm else { return Ok(()) };
-        let end = finish(&mut vm, self.options).await?;
+        let end = match finish(&mut vm, self.options).await {
+            Ok(end) => end,
+            Err(stop) => return Err(abandon(Some(vm), stop).await),
+        };
         vm.end(end.clone()).await?;
         // All that its tests had to say was said before.
         if let VmEnd::QemuGone { .. } = end {
@@ -323,6 +324,19 @@ impl<'a, 't> Worker<'a, 't> {
         self.ctx.log.check()?;
         self.ctx.interrupt.check()
     }
+}
+
+/// Ends a VM that there is no more use for, and tells of it as well as that goes.
+async fn abandon(vm: Option<Vm<'_>>, stop: Stop) -> Stop {
+    let end = match &stop {
+        Stop::Interrupted => VmEnd::Interrupted,
+        other => VmEnd::Replaced { reason: other.to_string() },
+    };
+    if let Some(vm) = vm {
+        // What stops the run is the better reason.
+        let _ = vm.end(end).await;
+    }
+    stop
 }
 
 /// Why a VM is over, and whether QEMU alone is to blame.
