@@ -125,8 +125,8 @@ impl Recipe {
             machine = machine.replace(&*path.to_string_lossy(), "");
         }
         let prepare = serde_json::to_string(&self.prepare).expect("plain data");
-        let Qemu { build, host_cpu, .. } = &self.qemu;
-        let parts = [&self.kernel_key, &self.initrd_key, &machine, &prepare, build, host_cpu];
+        let Qemu { build, host, .. } = &self.qemu;
+        let parts = [&self.kernel_key, &self.initrd_key, &machine, &prepare, build, host];
         digest(parts.map(|part| part.as_bytes()))
     }
 
@@ -239,6 +239,63 @@ fn coherent_window_fits(memory_mib: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn example() -> Recipe {
+        let qemu = Qemu {
+            path: "qemu".into(),
+            version: "8.2".into(),
+            build: "8.2 (Debian)".into(),
+            host: "a processor".into(),
+        };
+        Recipe {
+            qemu,
+            accelerator: Accelerator::Tcg,
+            vmlinux: "/store/kernels/1/vmlinux".into(),
+            kernel_key: "kernel".into(),
+            initrd: "/store/images/1/initramfs.cpio".into(),
+            initrd_key: "initrd".into(),
+            exports: vec![Export { tag: "tests".into(), path: "/store/images/1/payload".into() }],
+            prepare: Prepare::default(),
+            attach: Attach::default(),
+            abi: Abi::default(),
+            info: MachineInfo::default(),
+        }
+    }
+
+    #[test]
+    fn a_saved_guest_is_known_by_all_that_its_state_depends_on() {
+        type Change = (&'static str, fn(&mut Recipe));
+        let other: [Change; 8] = [
+            ("kernel", |r| r.kernel_key = "other".into()),
+            ("initramfs", |r| r.initrd_key = "other".into()),
+            ("QEMU", |r| r.qemu.build = "8.2 (own)".into()),
+            ("host", |r| r.qemu.host = "another processor".into()),
+            ("accelerator and CPU model", |r| r.accelerator = Accelerator::Kvm),
+            ("devices", |r| r.exports.clear()),
+            ("a device's name", |r| r.exports[0].tag = "other".into()),
+            ("what the guest was told", |r| {
+                r.prepare.links.push(("/bin".into(), "usr/bin".into()))
+            }),
+        ];
+        for (what, change) in other {
+            let mut recipe = example();
+            change(&mut recipe);
+            assert_ne!(recipe.snapshot_key(), example().snapshot_key(), "{what}");
+        }
+        // What is not in the state, or looked up again after the restore.
+        let same: [Change; 5] = [
+            ("where the kernel lies", |r| r.vmlinux = "/elsewhere/vmlinux".into()),
+            ("where the initramfs lies", |r| r.initrd = "/elsewhere/initramfs.cpio".into()),
+            ("where the host's files lie", |r| r.exports[0].path = "/elsewhere/payload".into()),
+            ("what is attached", |r| r.attach.tests = "other".into()),
+            ("the driver's numbers", |r| r.abi.cmd_size = 1),
+        ];
+        for (what, change) in same {
+            let mut recipe = example();
+            change(&mut recipe);
+            assert_eq!(recipe.snapshot_key(), example().snapshot_key(), "{what}");
+        }
+    }
 
     #[test]
     fn the_coherent_window_must_have_ram_behind_it() {

@@ -184,6 +184,12 @@ struct Inner {
     show: Show,
 }
 
+impl Inner {
+    fn lost(&mut self, file: &str, error: &std::io::Error) {
+        self.failed.get_or_insert(format!("cannot write {file}: {error}"));
+    }
+}
+
 /// Whoever shows events to the person at the terminal.
 type Show = Box<dyn FnMut(&Event) + Send>;
 
@@ -225,8 +231,14 @@ impl Log {
             .map_err(std::io::Error::other)
             .and_then(|line| append(file, line));
         if let Err(error) = written {
-            inner.failed.get_or_insert(format!("cannot write events.jsonl: {error}"));
+            inner.lost("events.jsonl", &error);
         }
+    }
+
+    /// Takes down that a part of the evidence could not be written: from now on
+    /// [`Log::check`] says so.
+    pub fn lost(&self, file: &str, error: &std::io::Error) {
+        self.inner().lost(file, error);
     }
 
     /// A note, for short.

@@ -30,9 +30,9 @@ pub struct Qemu {
     pub version: String,
     /// The same with what its packager adds.
     pub build: String,
-    /// The model of the processor that it runs on: a guest's state depends on
-    /// it, and so does the rate of its clock.
-    pub host_cpu: String,
+    /// What it runs on, processor and kernel: a guest's state depends on both,
+    /// and so does the rate of its clock.
+    pub host: String,
 }
 
 /// What the caller wants.
@@ -138,18 +138,20 @@ pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
     match (ended, version) {
         (Err(Stop::Interrupted), _) => Err(Stop::Interrupted),
         (Ok(ended), Some(version)) if ended.success() => {
-            Ok(Qemu { path: QEMU.into(), version, build, host_cpu: host_cpu() })
+            Ok(Qemu { path: QEMU.into(), version, build, host: host() })
         }
         _ => Err(missing()),
     }
 }
 
-/// Model and features of the processor, as the kernel tells them.
-fn host_cpu() -> String {
+/// Model and features of the processor, a line each, and the kernel's version.
+fn host() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/version").unwrap_or_default();
     let names = ["model name", "microcode", "flags"];
     let of_interest = |line: &&str| names.iter().any(|name| line.starts_with(name));
-    cpus.lines().filter(of_interest).take(names.len()).collect::<Vec<_>>().join("\n")
+    let lines = cpus.lines().filter(of_interest).take(names.len());
+    lines.chain([kernel.trim()]).collect::<Vec<_>>().join("\n")
 }
 
 /// How many VMs may run at the same time when nobody says: as many as there are
@@ -157,8 +159,12 @@ fn host_cpu() -> String {
 /// that is free now.
 pub fn jobs(memory_mib: u32) -> u32 {
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available_kib: u64 = text
+    jobs_of(processors, &fs::read_to_string("/proc/meminfo").unwrap_or_default(), memory_mib)
+}
+
+/// The same of a machine with so many processors and this `/proc/meminfo`.
+fn jobs_of(processors: usize, meminfo: &str, memory_mib: u32) -> u32 {
+    let available_kib: u64 = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))
         .and_then(|number| number.parse().ok())
@@ -187,26 +193,44 @@ pub async fn accelerator(ctx: &Context, qemu: &Qemu, wish: Accel) -> Result<Acce
 
 /// What is wrong with KVM, or nothing. `/dev/kvm` may open, and even make a
 /// virtual machine, and yet the guest never runs: only the firmware's own words
-/// on its debug port prove that one does. The answer is remembered for this
-/// boot of the host.
+/// on its debug port prove that one does. An answer that took its time is
+/// remembered for this boot of the host.
 async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Some(format!("/dev/kvm: {error}")));
     }
     let boot = fs::read("/proc/sys/kernel/random/boot_id").context("/proc is not mounted")?;
-    let key = digest([boot.as_slice(), qemu.version.as_bytes(), qemu.host_cpu.as_bytes()]);
+    let key = digest([boot.as_slice(), qemu.version.as_bytes(), qemu.host.as_bytes()]);
     let remembered = format!("kvm/{}", &key[..20]);
     if let Some(answer) = ctx.store.read(&remembered)? {
         return Ok(Some(answer).filter(|a| !a.is_empty()));
     }
-    let answer = firmware_speaks(ctx, qemu).await?;
-    // An empty file means that it works, so it must not be half of another.
-    ctx.store.write(&remembered, answer.as_deref().unwrap_or_default())?;
-    Ok(answer)
+    Ok(match firmware(ctx, qemu).await? {
+        Firmware::Speaks => {
+            ctx.store.write(&remembered, "")?;
+            None
+        }
+        Firmware::Silent(why) => {
+            ctx.store.write(&remembered, &why)?;
+            Some(why)
+        }
+        Firmware::Gone(why) => Some(why),
+    })
+}
+
+/// What became of a machine without a kernel.
+enum Firmware {
+    /// Its firmware ran.
+    Speaks,
+    /// Nothing ran in it, for as long as we listened: why, as far as that was
+    /// told.
+    Silent(String),
+    /// QEMU ended at once, for whatever reason: somebody may have killed it.
+    Gone(String),
 }
 
 /// Starts a machine like ours without a kernel and listens to its firmware.
-async fn firmware_speaks(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
+async fn firmware(ctx: &Context, qemu: &Qemu) -> Result<Firmware, Stop> {
     let accelerator = Accelerator::Kvm;
     let mut child = Cmd::new(&qemu.path)
         .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
@@ -218,18 +242,39 @@ async fn firmware_speaks(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, S
     let mut errors = child.stderr.take().expect("piped by spawn");
     let mut first = [0u8; 64];
     let mut said = vec![0u8; 512];
-    let spoke = tokio::select! {
-        read = words.read(&mut first) => matches!(read, Ok(1..)),
-        () = tokio::time::sleep(PROBE_DEADLINE) => false,
+    let word = tokio::select! {
+        read = words.read(&mut first) => Some(matches!(read, Ok(1..))),
+        () = tokio::time::sleep(PROBE_DEADLINE) => None,
         () = ctx.interrupt.wait() => return Err(Stop::Interrupted),
     };
     drop(keeper_end);
-    child.wait().await.context("waiting for the probe of KVM")?;
-    if spoke {
-        return Ok(None);
+    let ended = child.wait().await.context("waiting for the probe of KVM")?;
+    if word == Some(true) {
+        return Ok(Firmware::Speaks);
     }
     let n = errors.read(&mut said).await.unwrap_or(0);
     let said = String::from_utf8_lossy(&said[..n]).trim().replace('\n', "; ");
-    let why = format!("no word of the firmware within {} s", PROBE_DEADLINE.as_secs());
-    Ok(Some(if said.is_empty() { why } else { format!("{why} ({said})") }))
+    let said = if said.is_empty() { said } else { format!(" ({said})") };
+    Ok(match word {
+        None => {
+            let seconds = PROBE_DEADLINE.as_secs();
+            Firmware::Silent(format!("no word of the firmware within {seconds} s{said}"))
+        }
+        Some(_) => Firmware::Gone(format!("QEMU ended at once, with {ended}{said}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_jobs_as_processors_and_memory_allow() {
+        let free = |mib: u64| format!("MemTotal: 1 kB\nMemAvailable:   {} kB\n", mib * 1024);
+        assert_eq!(jobs_of(4, &free(100_000), 2048), 4);
+        assert_eq!(jobs_of(4, &free(3 * 2048), 2048), 3);
+        assert_eq!(jobs_of(4, &free(2048 - 1), 2048), 1, "one is always tried");
+        assert_eq!(jobs_of(4, "", 2048), 1);
+        assert_eq!(jobs_of(0, &free(100_000), 2048), 1);
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File};
-use std::io::{IoSlice, Seek as _, Write as _};
+use std::io::{IoSlice, Read as _, Seek as _, Write as _};
 use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
@@ -75,7 +75,7 @@ impl Consoles {
     /// # Errors
     /// When it cannot be written.
     pub fn append(&self, bytes: &[u8]) -> Result<()> {
-        self.whole.borrow_mut().write_all(bytes).context(NO_CONSOLE)
+        self.whole.borrow_mut().write_all(bytes).context("cannot write console.log")
     }
 
     /// A part of `console.log`, by its bytes.
@@ -101,22 +101,17 @@ impl Consoles {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Moves the file of a VM to the end of `console.log`. Returns where it
-    /// begins and ends there, in bytes.
-    fn close(&self, vm: u32, mut file: File) -> Result<(u64, u64)> {
+    /// Moves the file of a VM, `length` bytes, to the end of `console.log`.
+    /// Returns where it begins and ends there.
+    fn close(&self, vm: u32, mut file: File, length: u64) -> std::io::Result<Range<u64>> {
         let mut whole = self.whole.borrow_mut();
-        let mut copy = || -> std::io::Result<(u64, u64)> {
-            file.rewind()?;
-            let from = whole.stream_position()?;
-            let length = std::io::copy(&mut file, &mut *whole)?;
-            fs::remove_file(self.dir.join(console_of(vm)))?;
-            Ok((from, from + length))
-        };
-        copy().context(NO_CONSOLE)
+        file.rewind()?;
+        let from = whole.stream_position()?;
+        let length = std::io::copy(&mut file.take(length), &mut *whole)?;
+        fs::remove_file(self.dir.join(console_of(vm)))?;
+        Ok(from..from + length)
     }
 }
-
-const NO_CONSOLE: &str = "cannot write console.log";
 
 /// Something that happened to a VM.
 #[derive(Debug)]
@@ -296,26 +291,24 @@ impl<'a> Vm<'a> {
         }
     }
 
-    /// Waits for the next thing that happens, until `deadline`.
-    ///
-    /// # Errors
-    /// When the console cannot be written down.
-    pub async fn next(&mut self, deadline: Instant) -> Result<Happening> {
+    /// Waits for the next thing that happens, until `deadline`. A console that
+    /// cannot be written down is [lost](crate::events::Log::lost).
+    pub async fn next(&mut self, deadline: Instant) -> Happening {
         let mut agent_bytes = [0u8; 8192];
         let mut console_bytes = [0u8; 8192];
         loop {
             match self.decoder.take::<Sealed>() {
-                Ok(Some(sealed)) => return Ok(self.accept(sealed)),
+                Ok(Some(sealed)) => return self.accept(sealed),
                 Ok(None) => {}
                 Err(error) => {
-                    return Ok(Happening::Gone(VmEnd::Agent { what: error.to_string() }));
+                    return Happening::Gone(VmEnd::Agent { what: error.to_string() });
                 }
             }
             if let Some(finding) = self.findings.pop_front() {
-                return Ok(Happening::Console(finding));
+                return Happening::Console(finding);
             }
             if let Some(saved) = self.saved.take() {
-                return Ok(Happening::Saved(saved));
+                return Happening::Saved(saved);
             }
             tokio::select! {
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
@@ -323,14 +316,14 @@ impl<'a> Vm<'a> {
                         self.frame_bytes += n as u64;
                         if self.frame_bytes > FRAMES_LIMIT {
                             let what = format!("more than {FRAMES_LIMIT} bytes of frames");
-                            return Ok(Happening::Gone(VmEnd::Agent { what }));
+                            return Happening::Gone(VmEnd::Agent { what });
                         }
                         self.decoder.push(&agent_bytes[..n]);
                     }
                     Ok(0) | Err(_) => self.agent_open = false,
                 },
                 read = self.console.read(&mut console_bytes), if self.console_open => match read {
-                    Ok(n @ 1..) => self.hear(&console_bytes[..n])?,
+                    Ok(n @ 1..) => self.hear(&console_bytes[..n]),
                     Ok(0) | Err(_) => self.console_open = false,
                 },
                 line = self.monitor.next(), if self.monitor_open => match line {
@@ -349,30 +342,26 @@ impl<'a> Vm<'a> {
                 // Only when every stream has ended is nothing of its last
                 // words lost.
                 status = self.child.wait(), if !(self.agent_open || self.console_open || self.monitor_open || self.errors_open) => {
-                    let code = status.context("waiting for QEMU")?.code().unwrap_or(-1);
-                    return Ok(Happening::Gone(self.end_by_itself(code)));
+                    let code = status.ok().and_then(|status| status.code()).unwrap_or(-1);
+                    return Happening::Gone(self.end_by_itself(code));
                 }
-                () = tokio::time::sleep_until(deadline) => return Ok(Happening::Deadline),
-                () = self.ctx.interrupt.wait() => return Ok(Happening::Interrupted),
+                () = tokio::time::sleep_until(deadline) => return Happening::Deadline,
+                () = self.ctx.interrupt.wait() => return Happening::Interrupted,
             }
         }
     }
 
     /// Ends it, if it is not gone yet, and writes down why.
-    ///
-    /// # Errors
-    /// When the console cannot be written down.
-    pub async fn end(mut self, end: VmEnd) -> Result<Remains> {
+    pub async fn end(mut self, end: VmEnd) -> Remains {
         drop(self.keeper_end.take());
         let deadline = Instant::now() + LAST_WORDS;
-        let mut written = Ok(());
         // What still comes is written down; what it means does not matter now.
         while self.agent_open || self.console_open {
             let mut bytes = [0u8; 8192];
             let mut unheard = [0u8; 8192];
             tokio::select! {
                 read = self.console.read(&mut bytes), if self.console_open => match read {
-                    Ok(n @ 1..) => written = written.and(self.hear(&bytes[..n])),
+                    Ok(n @ 1..) => self.hear(&bytes[..n]),
                     Ok(0) | Err(_) => self.console_open = false,
                 },
                 read = self.agent.read(&mut unheard), if self.agent_open && !self.console_open => {
@@ -381,12 +370,17 @@ impl<'a> Vm<'a> {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        // Whatever could not be written, it is gone when this returns.
-        self.child.wait().await.context("waiting for QEMU")?;
-        written?;
-        let (console_from, console_to) = self.consoles.close(self.number, self.console_log)?;
+        // It is gone when this returns. A child that cannot be waited for is not
+        // there either.
+        let _ = self.child.wait().await;
+        let console = self.consoles.close(self.number, self.console_log, self.console_length);
+        let console = console.unwrap_or_else(|error| {
+            self.ctx.log.lost("console.log", &error);
+            0..0
+        });
+        let (console_from, console_to) = (console.start, console.end);
         self.ctx.log.emit(Event::VmEnded { vm: self.number, end, console_from, console_to });
-        Ok(Remains { console: console_from..console_to, complained: self.complained })
+        Remains { console, complained: self.complained }
     }
 
     /// Checks that a frame is the next one of this start, and writes it down.
@@ -408,11 +402,13 @@ impl<'a> Vm<'a> {
     }
 
     /// Takes bytes of the console.
-    fn hear(&mut self, bytes: &[u8]) -> Result<()> {
+    fn hear(&mut self, bytes: &[u8]) {
         let room = CONSOLE_LIMIT.saturating_sub(self.console_length);
         let kept = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        self.console_log.write_all(&bytes[..kept]).context(NO_CONSOLE)?;
-        self.console_length += kept as u64;
+        match self.console_log.write_all(&bytes[..kept]) {
+            Ok(()) => self.console_length += kept as u64,
+            Err(error) => self.ctx.log.lost(&console_of(self.number), &error),
+        }
         let found = self.scanner.push(&bytes[..kept]);
         self.complained |= found.iter().any(|f| matches!(f.what, What::Complaint { .. }));
         self.findings.extend(found);
@@ -432,7 +428,6 @@ impl<'a> Vm<'a> {
             }
             self.tail.push_back(line.chars().filter(|c| !c.is_control()).take(1024).collect());
         }
-        Ok(())
     }
 
     /// Takes a line of the monitor. What is wanted of it is why the guest shut

@@ -132,7 +132,7 @@ pub async fn run(session: &Session, args: &BenchArgs) -> Result<u8, Stop> {
     let qemu = machine::qemu(ctx).await?;
     let report = Report {
         schema: SCHEMA,
-        cpu: qemu.host_cpu.lines().next().unwrap_or_default().to_owned(),
+        cpu: qemu.host.lines().next().unwrap_or_default().to_owned(),
         processors: std::thread::available_parallelism().map_or(1, |n| n.get()),
         qemu_version: qemu.version,
         rows,

@@ -242,15 +242,10 @@ impl<'a, 't> Worker<'a, 't> {
                 }
             };
             used += 1;
-            let seen = self.see_through(&mut vm, next).await;
-            let over = match seen {
-                Ok(over) => over,
-                Err(stop) => return Err(abandon(Some(vm), stop).await),
-            };
-            match over {
+            match self.see_through(&mut vm, next).await {
                 None => idle = Some(vm),
                 Some(Over { end, nobodys_fault }) => {
-                    vm.end(end.clone()).await?;
+                    vm.end(end.clone()).await;
                     if nobodys_fault {
                         self.starts.forgive(&end)?;
                     }
@@ -258,7 +253,14 @@ impl<'a, 't> Worker<'a, 't> {
             }
             let fit = self.ctx.log.check().and_then(|()| self.ctx.interrupt.check());
             if let Err(stop) = fit {
-                return Err(abandon(idle, stop).await);
+                if let Some(vm) = idle {
+                    let end = match &stop {
+                        Stop::Interrupted => VmEnd::Interrupted,
+                        other => VmEnd::Replaced { reason: other.to_string() },
+                    };
+                    vm.end(end).await;
+                }
+                return Err(stop);
             }
             if self.run.is_over()
                 && let Some(left) = self.queue.close()
@@ -273,7 +275,7 @@ impl<'a, 't> Worker<'a, 't> {
 
     /// Gives a test its turn, and decides what follows from its end. Returns why
     /// the VM is over, if it is.
-    async fn see_through(&self, vm: &mut Vm<'a>, turn: Turn<'t>) -> Result<Option<Over>, Stop> {
+    async fn see_through(&self, vm: &mut Vm<'a>, turn: Turn<'t>) -> Option<Over> {
         if let Some(after) = self.agent_dies.take() {
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
             vm.tell(&HostMessage::Die { after_ms }).await;
@@ -282,12 +284,12 @@ impl<'a, 't> Worker<'a, 't> {
         let id = job.id.clone();
         self.ctx.log.emit(Event::Ordered { vm: vm.number(), id, turn: turn.number });
         let mut nobodys_fault = false;
-        let end = match run_one(vm, &job, self.options, self.run).await? {
+        let end = match run_one(vm, &job, self.options, self.run).await {
             After::Fit { passed } => {
                 if !passed {
                     self.queue.retry(turn, self.options);
                 }
-                return Ok(None);
+                return None;
             }
             After::Over { end: end @ VmEnd::Interrupted, .. } => end,
             // Nobody in the guest is to blame: the test gets its turn again.
@@ -306,17 +308,14 @@ impl<'a, 't> Worker<'a, 't> {
                 end
             }
         };
-        Ok(Some(Over { end, nobodys_fault }))
+        Some(Over { end, nobodys_fault })
     }
 
     /// Closes the session of a VM that nobody needs any more.
     async fn close(&self, vm: Option<Vm<'a>>) -> Result<(), Stop> {
         let Some(mut vm) = vm else { return Ok(()) };
-        let end = match finish(&mut vm, self.options).await {
-            Ok(end) => end,
-            Err(stop) => return Err(abandon(Some(vm), stop).await),
-        };
-        vm.end(end.clone()).await?;
+        let end = finish(&mut vm, self.options).await;
+        vm.end(end.clone()).await;
         // All that its tests had to say was said before.
         if let VmEnd::QemuGone { .. } = end {
             self.starts.forgive(&end)?;
@@ -324,19 +323,6 @@ impl<'a, 't> Worker<'a, 't> {
         self.ctx.log.check()?;
         self.ctx.interrupt.check()
     }
-}
-
-/// Ends a VM that there is no more use for, and tells of it as well as that goes.
-async fn abandon(vm: Option<Vm<'_>>, stop: Stop) -> Stop {
-    let end = match &stop {
-        Stop::Interrupted => VmEnd::Interrupted,
-        other => VmEnd::Replaced { reason: other.to_string() },
-    };
-    if let Some(vm) = vm {
-        // What stops the run is the better reason.
-        let _ = vm.end(end).await;
-    }
-    stop
 }
 
 /// Why a VM is over, and whether QEMU alone is to blame.

@@ -105,7 +105,7 @@ impl<'a> Starts<'a> {
                 }
             }
             let mut vm = self.prepared(&mut late).await?.vm;
-            match self.attach(&mut vm).await? {
+            match self.attach(&mut vm).await {
                 None => return Ok(vm),
                 Some(end) => self.failed(vm, end, &mut late).await?,
             }
@@ -165,13 +165,13 @@ impl<'a> Starts<'a> {
             Ok(made) => made,
             Err(error) => {
                 let end = VmEnd::Replaced { reason: "it could not be saved".into() };
-                return self.not_saved(vm, end, format!("{error:#}")).await;
+                return Ok(self.not_saved(vm, end, format!("{error:#}")).await);
             }
         };
         vm.save(&state).await;
         let deadline = Deadline::new("save", SAVE.mul_f64(self.options.time_scale));
         loop {
-            let end = match vm.next(deadline.at).await? {
+            let end = match vm.next(deadline.at).await {
                 Happening::Saved(Ok(())) => break,
                 Happening::Saved(Err(why)) => VmEnd::Replaced { reason: why },
                 Happening::Console(_) => continue,
@@ -179,7 +179,7 @@ impl<'a> Starts<'a> {
                 Happening::Gone(end) => end,
                 Happening::Deadline => deadline.passed(),
                 Happening::Interrupted => {
-                    vm.end(VmEnd::Interrupted).await?;
+                    vm.end(VmEnd::Interrupted).await;
                     return Err(Stop::Interrupted);
                 }
             };
@@ -190,9 +190,10 @@ impl<'a> Starts<'a> {
                 VmEnd::Replaced { reason } => reason.clone(),
                 end => describe(end),
             };
-            return self.not_saved(vm, end, why).await;
+            return Ok(self.not_saved(vm, end, why).await);
         }
-        let remains = vm.end(VmEnd::Saved).await?;
+        let remains = vm.end(VmEnd::Saved).await;
+        self.ctx.log.check()?;
         if remains.complained || taint != 0 {
             // Each VM of such a kernel shall say it again.
             self.ctx.log.note(COMPLAINS);
@@ -213,10 +214,10 @@ impl<'a> Starts<'a> {
         })
     }
 
-    async fn not_saved(&self, vm: Vm<'a>, end: VmEnd, why: String) -> Result<Saved, Stop> {
-        vm.end(end).await?;
+    async fn not_saved(&self, vm: Vm<'a>, end: VmEnd, why: String) -> Saved {
+        vm.end(end).await;
         self.ctx.log.note(format!("no guest is saved, so each VM boots: {why}"));
-        Ok(Saved::None)
+        Saved::None
     }
 
     /// A copy of a saved guest, verified; `None` if it is not to be trusted.
@@ -231,7 +232,7 @@ impl<'a> Starts<'a> {
         let began = Instant::now();
         let mut vm = self.start(Some(state)).await?;
         let deadline = Deadline::new("restore", RESTORE.mul_f64(self.options.time_scale));
-        let wrong = match answer(&mut vm, &deadline).await? {
+        let wrong = match answer(&mut vm, &deadline).await {
             Ok(GuestMessage::Hello { protocol: VERSION, release, boot_id, uptime_us }) => {
                 let seen = Facts { release, boot_id, uptime_us, ..snapshot.facts };
                 let save = SAVE.mul_f64(self.options.time_scale);
@@ -242,11 +243,11 @@ impl<'a> Starts<'a> {
             Err(end) => Some(end),
         };
         let end = match wrong {
-            None => self.attach(&mut vm).await?,
+            None => self.attach(&mut vm).await,
             wrong => wrong,
         };
         let Some(end) = end else { return Ok(Some(vm)) };
-        vm.end(end.clone()).await?;
+        vm.end(end.clone()).await;
         if end == VmEnd::Interrupted {
             return Err(Stop::Interrupted);
         }
@@ -273,12 +274,12 @@ impl<'a> Starts<'a> {
             let mut vm = self.start(None).await?;
             let scale = self.options.time_scale;
             let boot = Deadline::new("boot", BOOT.mul_f64(scale));
-            let hello = answer(&mut vm, &boot).await?;
+            let hello = answer(&mut vm, &boot).await;
             let end = match hello {
                 Ok(GuestMessage::Hello { protocol: VERSION, release, boot_id, .. }) => {
                     vm.tell(&HostMessage::Prepare(self.recipe.prepare.clone())).await;
                     let prepare = Deadline::new("prepare", PREPARE.mul_f64(scale));
-                    match answer(&mut vm, &prepare).await? {
+                    match answer(&mut vm, &prepare).await {
                         Ok(GuestMessage::Prepared { taint, uptime_us }) => {
                             return Ok(Prepared { vm, release, boot_id, uptime_us, taint });
                         }
@@ -300,17 +301,17 @@ impl<'a> Starts<'a> {
 
     /// Gives a guest in order what comes from the host. Returns why it could
     /// not.
-    async fn attach(&self, vm: &mut Vm<'a>) -> Result<Option<VmEnd>, Stop> {
+    async fn attach(&self, vm: &mut Vm<'a>) -> Option<VmEnd> {
         vm.tell(&HostMessage::Attach(self.attach.clone())).await;
         let attach = Deadline::new("attach", PREPARE.mul_f64(self.options.time_scale));
-        Ok(match answer(vm, &attach).await? {
+        match answer(vm, &attach).await {
             Ok(GuestMessage::Attached { tests: known, .. }) => {
                 let missing = self.tests.iter().find(|t| !known.iter().any(|k| k == t.name));
                 missing.map(|test| VmEnd::Agent { what: format!("it has no test {test}") })
             }
             Ok(other) => Some(refused_or_unexpected(&other)),
             Err(end) => Some(end),
-        })
+        }
     }
 
     async fn start(&self, state: Option<std::fs::File>) -> Result<Vm<'a>, Stop> {
@@ -325,7 +326,7 @@ impl<'a> Starts<'a> {
     /// Unless it may be tried once more.
     async fn failed(&self, vm: Vm<'a>, end: VmEnd, late: &mut bool) -> Result<(), Stop> {
         let tail = vm.console_tail();
-        vm.end(end.clone()).await?;
+        vm.end(end.clone()).await;
         self.ctx.log.check()?;
         match end {
             VmEnd::Interrupted => Err(Stop::Interrupted),

@@ -8,7 +8,6 @@ use super::Options;
 use crate::boot::Recipe;
 use crate::console::{Severity, What};
 use crate::events::VmEnd;
-use crate::stop::Stop;
 use crate::vm::{Happening, Vm};
 
 /// From the start of QEMU to the agent's hello, before scaling.
@@ -136,12 +135,7 @@ pub(super) fn job(test: &TestId, recipe: &Recipe, options: &Options) -> Job {
 }
 
 /// Runs one test to its end, or the VM to its.
-pub(super) async fn run_one(
-    vm: &mut Vm<'_>,
-    job: &Job,
-    options: &Options,
-    run: Deadline,
-) -> Result<After, Stop> {
+pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: Deadline) -> After {
     let hangs = Hangs::of(options);
     vm.tell(&HostMessage::Run(job.clone())).await;
     // An agent that lives and does not end the test is as bad as a dead one.
@@ -161,7 +155,7 @@ pub(super) async fn run_one(
             (None, Some(console)) => Deadline::first([console, &run]),
             (None, None) => Deadline::first([&test, &aftermath, &silence, &run]),
         };
-        match vm.next(next.at).await? {
+        match vm.next(next.at).await {
             Happening::Said(message) => {
                 silence = Deadline::new("silence", hangs.silence);
                 match message {
@@ -212,48 +206,45 @@ pub(super) async fn run_one(
             _ if counters_rose || health.taint_before != health.taint_after => {
                 "the kernel's taint or its warning counters changed".to_owned()
             }
-            (outcome, None) => return Ok(After::Fit { passed: *outcome == Outcome::Passed }),
+            (outcome, None) => return After::Fit { passed: *outcome == Outcome::Passed },
         };
         break VmEnd::Replaced { reason };
     };
     let failed = finished.is_some_and(|(outcome, health)| {
         outcome != Outcome::Passed || health != Health::of_taint(health.taint_before)
     });
-    Ok(After::Over { end, begun, told: complaint.is_some() || failed })
+    After::Over { end, begun, told: complaint.is_some() || failed }
 }
 
 /// Asks the agent for its last word and waits for the guest to power off.
-pub(super) async fn finish(vm: &mut Vm<'_>, options: &Options) -> Result<VmEnd, Stop> {
+pub(super) async fn finish(vm: &mut Vm<'_>, options: &Options) -> VmEnd {
     vm.tell(&HostMessage::Finish).await;
     let deadline = Deadline::new("finish", FINISH.mul_f64(options.time_scale));
     let mut done = false;
     loop {
-        match vm.next(deadline.at).await? {
+        match vm.next(deadline.at).await {
             Happening::Said(GuestMessage::Done { .. }) => done = true,
-            Happening::Said(other) => return Ok(unexpected(&other)),
+            Happening::Said(other) => return unexpected(&other),
             Happening::Console(_) | Happening::Saved(_) => {}
             Happening::Gone(VmEnd::GuestGone { how }) if done && how == "guest-shutdown" => {
-                return Ok(VmEnd::Done);
+                return VmEnd::Done;
             }
-            Happening::Gone(end) => return Ok(end),
-            Happening::Interrupted => return Ok(VmEnd::Interrupted),
-            Happening::Deadline => return Ok(deadline.passed()),
+            Happening::Gone(end) => return end,
+            Happening::Interrupted => return VmEnd::Interrupted,
+            Happening::Deadline => return deadline.passed(),
         }
     }
 }
 
 /// Waits for the agent's next word, whatever the console says meanwhile.
-pub(super) async fn answer(
-    vm: &mut Vm<'_>,
-    deadline: &Deadline,
-) -> Result<Result<GuestMessage, VmEnd>, Stop> {
+pub(super) async fn answer(vm: &mut Vm<'_>, deadline: &Deadline) -> Result<GuestMessage, VmEnd> {
     loop {
-        match vm.next(deadline.at).await? {
-            Happening::Said(message) => return Ok(Ok(message)),
+        match vm.next(deadline.at).await {
+            Happening::Said(message) => return Ok(message),
             Happening::Console(_) | Happening::Saved(_) => {}
-            Happening::Gone(end) => return Ok(Err(end)),
-            Happening::Interrupted => return Ok(Err(VmEnd::Interrupted)),
-            Happening::Deadline => return Ok(Err(deadline.passed())),
+            Happening::Gone(end) => return Err(end),
+            Happening::Interrupted => return Err(VmEnd::Interrupted),
+            Happening::Deadline => return Err(deadline.passed()),
         }
     }
 }

@@ -15,11 +15,16 @@ use hmm_harness::judge::Verdict::{Crashed, Failed, NotRun, Passed, TimedOut};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome, VERSION};
 
 use qemu::{Act, At, begins, ends, finished, hello, passed, print};
-use story::{A, B, C, Story};
+use story::{A, B, C, Story, entries};
 
 /// The guest ends by itself.
 fn resets() -> Act {
     Act::End("guest-reset".into())
+}
+
+/// QEMU tells that the guest was saved.
+fn saved() -> Act {
+    Act::Tell(serde_json::json!({ "event": "MIGRATION", "data": { "status": "completed" } }))
 }
 
 fn step(id: &str) -> GuestMessage {
@@ -442,7 +447,7 @@ async fn a_guest_whose_saving_never_ends_is_given_up() {
 #[tokio::test]
 async fn a_kernel_that_complains_while_it_boots_says_so_in_every_vm() {
     let warning = print("WARNING: CPU: 0 PID: 1 at mm/x.c:1 f+0x0/0x1");
-    let boots = [warning, Act::Say(hello("booted", 900))];
+    let boots = [warning, Act::Say(hello("boot 0", 900))];
     let told = Story::new().with_snapshots().always(At::Start, boots).told().await;
     let told = told.exits(1).verdicts([Passed; 3]).machines(2);
     let told = told.notes(&["the kernel complains while it boots, so each VM boots"]);
@@ -471,9 +476,50 @@ async fn saved_guests_that_never_come_back_are_not_tried_for_ever() {
 
 #[tokio::test]
 async fn a_restored_guest_whose_clock_went_back_is_not_believed() {
-    let told = Story::new().with_snapshots().turn(1, At::Start, [Act::Say(hello("booted", 1))]);
+    let told = Story::new().with_snapshots().turn(1, At::Start, [Act::Say(hello("boot 0", 1))]);
     let told = told.told().await.exits(0).machines(4);
     assert!(told.notes_made()[0].contains("its clock went from 900.0ms to 1.0ms"), "{told}");
+}
+
+#[tokio::test]
+async fn a_store_without_room_for_a_guest_costs_time_and_nothing_else() {
+    let full = Act::Shell("cd store/snapshots/.new*; ln -s /dev/full facts.json".into());
+    let told = Story::new().with_snapshots().first(At::Save, [full, saved()]).told().await;
+    let told = told.exits(0).verdicts([Passed; 3]).machines(2);
+    let told = told.notes(&["no guest is saved, so each VM boots: cannot write to the store"]);
+    assert_eq!((told.restored(), told.saved().len()), (vec![false, false], 0), "{told}");
+
+    let told = Story::new().with_snapshots().prelude("rm -r \"$dir\"/store; echo >\"$dir\"/store");
+    let told = told.told().await.exits(0).verdicts([Passed; 3]).machines(2);
+    let note = told.notes_made()[0];
+    assert!(note.starts_with("no guest is saved, so each VM boots: "), "{note}");
+}
+
+#[tokio::test]
+async fn two_runs_may_save_into_one_store_at_the_same_time() {
+    let store = tempfile::tempdir().unwrap();
+    // Neither saves before both are about to.
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path().display();
+    let meet = format!("cd {place}; : >$$; until [ $(ls | wc -l) = 2 ]; do sleep 0.01; done");
+    let story = || {
+        let acts = [Act::Shell(meet.clone()), saved()];
+        Story::new().with_snapshots().store(store.path()).first(At::Save, acts).told()
+    };
+    let (one, other) = tokio::join!(story(), story());
+    for told in [one, other] {
+        let told = told.exits(0).verdicts([Passed; 3]).machines(2).notes(&[]);
+        assert_eq!(told.restored(), [false, true]);
+    }
+    assert_eq!(entries(&store.path().join("snapshots")).len(), 1);
+}
+
+#[tokio::test]
+async fn a_console_that_cannot_be_kept_is_the_machines_fault() {
+    let crash = [print("Kernel panic - not syncing: x"), resets()];
+    let story = Story::new().in_test(B, crash).prelude("ln -sf /dev/full \"$dir\"/console-1.log");
+    let told = story.told().await.exits(129).verdicts([Passed, Crashed, NotRun]);
+    told.says("cannot write console-1.log: No space left on device");
 }
 
 // Several turns, several machines.
@@ -483,6 +529,14 @@ async fn isolated_tests_have_a_machine_each() {
     let told = Story::new().with_snapshots().isolated().told().await;
     let told = told.exits(0).verdicts([Passed; 3]).machines(4);
     assert_eq!(told.restored(), [false, true, true, true]);
+}
+
+#[tokio::test]
+async fn jobs_run_at_the_same_time() {
+    // The first one waits for the second, and would wait for ever.
+    let wait = "until [ -d \"$dir/start.1\" ]; do sleep 0.01; done";
+    let told = Story::new().jobs(2).isolated().repeat(2).prelude(wait).told().await;
+    told.exits(0).verdicts([Passed; 3]).machines(6).attempts(A, 2).attempts(C, 2).notes(&[]);
 }
 
 #[tokio::test]

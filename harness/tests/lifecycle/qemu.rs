@@ -5,9 +5,9 @@
 //! of the harness but the protocol.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{IoSliceMut, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use std::{env, fs, process, thread};
 
 use hmm_protocol::frame::{self, Decoder};
 use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Outcome, Sealed, VERSION};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 
 use super::story::TESTS;
@@ -67,6 +68,8 @@ pub(crate) enum Act {
     End(String),
     /// The monitor says something.
     Tell(serde_json::Value),
+    /// A shell does something behind everybody's back, in the story's directory.
+    Shell(String),
     /// QEMU ends with an exit code and without a word.
     Exit(i32),
     /// Nothing happens any more.
@@ -106,17 +109,16 @@ pub(crate) fn hello(boot_id: &str, uptime_ms: u64) -> GuestMessage {
     }
 }
 
-/// What an honest guest does.
-fn honest(message: &HostMessage) -> (At, Vec<Act>) {
+/// What an honest guest that was booted as `boot` does.
+fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
     match message {
         HostMessage::Start { .. } => {
             // A copy of a saved guest is a little older than that was.
-            let [words, age] = match env::var_os("RESTORED") {
-                None => ["Linux version 6.12.0-fake", "900"],
-                Some(_) => ["a restored guest goes on", "1000"],
+            let (words, age) = match env::var_os("RESTORED") {
+                None => ("Linux version 6.12.0-fake", 900),
+                Some(_) => ("a restored guest goes on", 1000),
             };
-            let hello = hello("booted", age.parse().unwrap());
-            (At::Start, vec![print(words), Act::Say(hello)])
+            (At::Start, vec![print(words), Act::Say(hello(boot, age))])
         }
         HostMessage::Prepare(_) => {
             let prepared = GuestMessage::Prepared { taint: 0, uptime_us: 900_000 };
@@ -182,7 +184,7 @@ fn is_an_honest_guest() {
     let mut next = || decoder.take::<Sealed>().unwrap().unwrap();
     let (first, last) = (next(), next());
     assert_eq!((first.nonce.as_str(), first.seq), ("a nonce", 0));
-    assert_eq!(first.message, hello("booted", 900));
+    assert_eq!(first.message, hello("boot 0", 900));
     assert_eq!((last.seq, last.message), (1, GuestMessage::Done { finished: 0 }));
     let mut console = String::new();
     machine.stderr.take().unwrap().read_to_string(&mut console).unwrap();
@@ -197,8 +199,13 @@ fn is_an_honest_guest() {
 fn play(story: &str, start: &str) {
     let turns: Vec<Turn> = serde_json::from_str(&fs::read_to_string(story).unwrap()).unwrap();
     let start: u32 = start.parse().unwrap();
+    // The state of a machine is the name of its boot.
+    let boot = match env::var_os("RESTORED") {
+        None => format!("boot {start}"),
+        Some(_) => fs::read_to_string("/proc/self/fd/6").unwrap(),
+    };
     let mut machine = Machine::inherited();
-    machine.listen_to_the_monitor(&turns, start);
+    machine.listen_to_the_monitor(&turns, start, boot.clone());
     let mut decoder = Decoder::default();
     let mut bytes = [0u8; 8192];
     loop {
@@ -212,7 +219,7 @@ fn play(story: &str, start: &str) {
             if let HostMessage::Start { nonce, .. } = &message {
                 machine.nonce.clone_from(nonce);
             }
-            let (at, honest) = honest(&message);
+            let (at, honest) = honest(&message, &boot);
             for act in script(&turns, start, at).unwrap_or(&honest) {
                 machine.act(act);
             }
@@ -253,32 +260,37 @@ impl Machine {
         }
     }
 
-    /// Obeys the monitor's commands on the side, as QEMU does. A guest that is
-    /// saved writes nothing: what is in its state nobody reads.
-    fn listen_to_the_monitor(&mut self, turns: &[Turn], start: u32) {
+    /// Obeys the monitor's commands on the side, as QEMU does.
+    fn listen_to_the_monitor(&mut self, turns: &[Turn], start: u32, state: String) {
         let (introduce, introduced) = channel();
         self.introduced = Some(introduced);
-        let completed =
-            serde_json::json!({ "event": "MIGRATION", "data": { "status": "completed" } });
-        let honest = vec![Act::Tell(completed)];
+        let honest = vec![super::saved()];
         let acts = script(turns, start, At::Save).cloned().unwrap_or(honest);
         let mut monitor = self.monitor.try_clone().unwrap();
         thread::spawn(move || {
-            for line in BufReader::new(monitor.try_clone().unwrap()).lines().map_while(Result::ok) {
-                if line.contains("qmp_capabilities") {
-                    introduce.send(()).unwrap();
-                }
-                if !line.contains("\"migrate\"") {
-                    continue;
-                }
-                for act in &acts {
-                    match act {
-                        Act::Tell(words) => {
-                            monitor.write_all(format!("{words}\r\n").as_bytes()).unwrap()
+            let (mut heard, mut place) = (String::new(), None);
+            while hear(&monitor, &mut heard, &mut place) {
+                while let Some((line, rest)) = heard.split_once('\n') {
+                    let (line, rest) = (line.to_owned(), rest.to_owned());
+                    heard = rest;
+                    if line.contains("qmp_capabilities") {
+                        introduce.send(()).unwrap();
+                    }
+                    if !line.contains("\"migrate\"") {
+                        continue;
+                    }
+                    let place: RawFd = place.take().expect("a descriptor came with getfd");
+                    fs::write(format!("/proc/self/fd/{place}"), &state).unwrap();
+                    for act in &acts {
+                        match act {
+                            Act::Tell(words) => {
+                                monitor.write_all(format!("{words}\r\n").as_bytes()).unwrap()
+                            }
+                            Act::Shell(commands) => shell(commands),
+                            Act::Exit(code) => process::exit(*code),
+                            Act::Hang => hang(),
+                            other => panic!("nothing that a monitor does: {other:?}"),
                         }
-                        Act::Exit(code) => process::exit(*code),
-                        Act::Hang => hang(),
-                        other => panic!("nothing that a monitor does: {other:?}"),
                     }
                 }
             }
@@ -336,6 +348,7 @@ impl Machine {
                 process::exit(0);
             }
             Act::Tell(words) => self.monitor.write_all(format!("{words}\r\n").as_bytes()).unwrap(),
+            Act::Shell(commands) => shell(commands),
             Act::Exit(code) => process::exit(*code),
             Act::Hang => hang(),
         }
@@ -346,6 +359,31 @@ impl Machine {
         self.seq += 1;
         frame::encode(&sealed).unwrap()
     }
+}
+
+/// Takes what the monitor is told, with a descriptor if one comes along. Returns
+/// whether there may be more.
+fn hear(monitor: &UnixStream, heard: &mut String, place: &mut Option<RawFd>) -> bool {
+    let mut bytes = [0u8; 4096];
+    let mut words = [IoSliceMut::new(&mut bytes)];
+    let mut room = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::empty();
+    let told = recvmsg::<()>(monitor.as_raw_fd(), &mut words, Some(&mut room), flags).unwrap();
+    for rights in told.cmsgs().unwrap() {
+        if let ControlMessageOwned::ScmRights(fds) = rights {
+            *place = fds.first().copied();
+        }
+    }
+    let n = told.bytes;
+    heard.push_str(std::str::from_utf8(&bytes[..n]).unwrap());
+    n > 0
+}
+
+#[expect(clippy::disallowed_methods, reason = "nobody but the machine waits for it")]
+fn shell(commands: &str) {
+    let dir = env::var("STORY").unwrap().replace("/story.json", "");
+    let status = process::Command::new("sh").args(["-ec", commands]).current_dir(dir).status();
+    assert!(status.unwrap().success(), "{commands}");
 }
 
 fn hang() -> ! {

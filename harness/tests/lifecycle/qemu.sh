@@ -6,11 +6,12 @@
 #
 # Descriptors 3, 4 and 5 are what QEMU gets: console, agent port, monitor. The
 # player finds them as its standard error, input and output, where a program
-# can take them without `unsafe`.
+# can take them without `unsafe`. A guest that is restored reads its state from
+# 6.
 
 dir=${0%/*}
-read -r start <"$dir/starts"
-echo $((start + 1)) >"$dir/starts"
+start=0
+until mkdir "$dir/start.$start" 2>/dev/null; do start=$((start + 1)); done
 
 # Sets $player, and does what the story wants done before the machine begins.
 . "$dir/prelude.sh"

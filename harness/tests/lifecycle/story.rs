@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hmm_harness::boot::{self, Recipe};
@@ -48,6 +48,7 @@ pub(crate) struct Story {
     retry: Option<u32>,
     isolate: Isolate,
     interrupted_in: Option<&'static str>,
+    store: Option<PathBuf>,
 }
 
 impl Story {
@@ -138,6 +139,12 @@ impl Story {
         self
     }
 
+    /// It keeps what it saves in this store, and not in one of its own.
+    pub(crate) fn store(mut self, store: &Path) -> Self {
+        self.store = Some(store.to_owned());
+        self
+    }
+
     /// Tells it, and judges what is left of it.
     pub(crate) async fn told(self) -> Told {
         proc::keeper_is(Path::new(env!("CARGO_BIN_EXE_hmm-harness")));
@@ -148,7 +155,6 @@ impl Story {
         let player = std::env::current_exe().unwrap();
         let player = proc::quote(&player.to_string_lossy());
         fs::write(dir.join("prelude.sh"), format!("player={player}\n{}\n", self.prelude)).unwrap();
-        fs::write(dir.join("starts"), "0\n").unwrap();
         fs::write(dir.join("story.json"), serde_json::to_vec(&self.turns).unwrap()).unwrap();
 
         let interrupt = match self.interrupted_in {
@@ -160,7 +166,7 @@ impl Story {
                 kill(Pid::this(), Signal::SIGHUP).unwrap();
             }
         });
-        let store = Store::at(&dir.join("store")).unwrap();
+        let store = Store::at(&self.store.unwrap_or_else(|| dir.join("store"))).unwrap();
         let ctx = Context { store, log, interrupt };
         let wishes = Wishes {
             tests: TESTS.map(str::to_owned).to_vec(),
@@ -203,14 +209,14 @@ async fn carry_out(ctx: &Context, recipe: &Recipe, plan: &Plan, options: Options
         repeat: plan.repeat,
         not_applicable: Vec::new(),
     });
-    ctx.log.emit(match run::tests(ctx, recipe, &plan.test_ids(), options, dir).await {
+    let ran = run::tests(ctx, recipe, &plan.test_ids(), options, dir).await;
+    ctx.log.emit(match ran.and_then(|()| ctx.log.check()) {
         Ok(()) => {
             let text = String::new();
             Event::StageFinished { stage: Stage::Run, ms: 1, reused: false, text }
         }
         Err(stop) => Event::Stopped { stop },
     });
-    ctx.log.check().unwrap();
 }
 
 /// A recipe of a kernel that nobody will boot.
@@ -251,7 +257,7 @@ fn recipe(ctx: &Context, dir: &Path) -> Recipe {
         path: dir.join("qemu"),
         version: "played".into(),
         build: String::new(),
-        host_cpu: String::new(),
+        host: String::new(),
     };
     boot::recipe(&kernel, image, qemu, Accelerator::Tcg).unwrap()
 }
@@ -370,6 +376,11 @@ impl Told {
         fs::metadata(self.home.path().join(file)).unwrap().len()
     }
 
+    /// The names of what it has saved, and of what it has begun to save.
+    pub(crate) fn saved(&self) -> Vec<String> {
+        entries(&self.home.path().join("store/snapshots"))
+    }
+
     /// Which machines were restored, in the order of their starts.
     pub(crate) fn restored(&self) -> Vec<bool> {
         self.records
@@ -390,6 +401,12 @@ impl Told {
             })
             .collect()
     }
+}
+
+/// The names of what a directory holds.
+pub(crate) fn entries(dir: &Path) -> Vec<String> {
+    let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+    fs::read_dir(dir).unwrap().flatten().map(name).collect()
 }
 
 /// All that helps to see why a story came out otherwise.
