@@ -338,6 +338,8 @@ impl Bench<'_> {
 struct Rival {
     vng: PathBuf,
     kernel: PathBuf,
+    /// Parameters that the kernel needs: for its root, and for the driver.
+    parameters: Vec<String>,
     tests: PathBuf,
     /// Whether our runs have KVM, and so may theirs.
     kvm: bool,
@@ -351,11 +353,13 @@ impl Rival {
         let vng = std::env::split_paths(&path).map(|dir| dir.join("vng")).find(|p| p.is_file());
         let Some(vng) = vng else { return Ok(Err("virtme-ng is not installed".into())) };
         let command = fs::read_to_string(bench.dir.join("run/qemu.cmd")).context("qemu.cmd")?;
-        let kernel = command
-            .split_whitespace()
-            .skip_while(|word| *word != "-kernel")
-            .nth(1)
-            .context("qemu.cmd names no kernel")?;
+        let mut words = command.split(|c: char| c.is_whitespace() || c == '\'');
+        let of_driver = |word: &&str| word.starts_with("memmap=") || word.starts_with("test_hmm.");
+        // A kernel without block devices must be told where its root is.
+        let parameters = ["root=/dev/root"].into_iter().chain(words.clone().filter(of_driver));
+        let parameters = parameters.map(str::to_owned).collect();
+        let kernel = words.find(|word| *word == "-kernel").and_then(|_| words.next());
+        let kernel = kernel.context("qemu.cmd names no kernel")?;
         let git = Git::of(&bench.ctx.store)?;
         let tree = TreeId(first.results.kernel.tree.clone());
         for path in UPSTREAM.iter().chain(&["mm/gup_test.h"]) {
@@ -378,22 +382,27 @@ impl Rival {
             return Ok(Err("the kernel's hmm-tests do not compile".into()));
         }
         let kvm = first.results.machine.accelerator == "kvm";
-        Ok(Ok(Rival { vng, kernel: kernel.into(), tests, kvm }))
+        Ok(Ok(Rival { vng, kernel: kernel.into(), parameters, tests, kvm }))
     }
 
     async fn run(&self, bench: &Bench<'_>) -> Result<Duration, Stop> {
         say("bench    virtme-ng and the kernel's hmm-tests");
-        // They want huge pages and a place for files that can be mapped.
+        // They want huge pages, and a place for files that can be mapped: without
+        // overlayfs virtme-ng leaves the host's /tmp there, read-only.
         let words = format!(
-            "echo 8 > /proc/sys/vm/nr_hugepages; cp {} /tmp/; /tmp/hmm-tests",
+            "echo 8 > /proc/sys/vm/nr_hugepages; cp {} /run/; mount -t tmpfs tmp /tmp; /run/hmm-tests",
             crate::proc::quote(&self.tests.to_string_lossy())
         );
         let start = Instant::now();
         let ended = Cmd::new(&self.vng)
             .args(if self.kvm { &[][..] } else { &["--disable-kvm"] })
-            .args(["--cpus", "2", "--memory", "2G", "--user", "root", "--run"])
+            // Without udev it finds no port for the script's output, and shows what
+            // the console says only if it is asked to.
+            .args(["--verbose", "--cpus", "2", "--memory", "2G", "--user", "root"])
+            .args(self.parameters.iter().flat_map(|word| ["--append", word]))
+            .arg("--run")
             .arg(&self.kernel)
-            .args(["--", "sh", "-c", &words])
+            .args(["--", &format!("sh -c {}", crate::proc::quote(&words))])
             .run(&bench.ctx.interrupt, |_| {})
             .await?;
         let ran = ended.tail.iter().any(|line| line.contains("# PASSED: "));
