@@ -21,6 +21,11 @@ const QEMU: &str = "qemu-system-x86_64";
 /// milliseconds where KVM works.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// The exit codes that stand for SIGKILL and SIGTERM, which a program does not
+/// send to itself.
+const KILLED: i32 = 128 + 9;
+const TERMINATED: i32 = 128 + 15;
+
 /// The QEMU that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
@@ -105,7 +110,7 @@ pub async fn ready(ctx: &Context, yes: bool) -> Result<(), Stop> {
         .into_iter()
         .filter_map(|finding| match finding.state {
             State::Bad { why, mend } => Some(format!("{}: {why}; {mend}", finding.what)),
-            State::Good(_) | State::Slower(_) => None,
+            State::Good(_) => None,
         })
         .collect();
     if lacks.is_empty() {
@@ -191,11 +196,14 @@ pub async fn accelerator(ctx: &Context, qemu: &Qemu, wish: Accel) -> Result<Acce
     }
 }
 
-/// What is wrong with KVM, or nothing. `/dev/kvm` may open, and even make a
+/// What is wrong with KVM here, or nothing. `/dev/kvm` may open, and even make a
 /// virtual machine, and yet the guest never runs: only the firmware's own words
-/// on its debug port prove that one does. An answer that took its time is
-/// remembered for this boot of the host.
-async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
+/// on its debug port prove that one does. The answer is remembered for this
+/// boot of the host.
+///
+/// # Errors
+/// When QEMU cannot be started, or the user stops us.
+pub async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Some(format!("/dev/kvm: {error}")));
     }
@@ -214,7 +222,7 @@ async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
             ctx.store.write(&remembered, &why)?;
             Some(why)
         }
-        Firmware::Gone(why) => Some(why),
+        Firmware::Killed => Some("somebody killed the QEMU that should find out".into()),
     })
 }
 
@@ -222,11 +230,10 @@ async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
 enum Firmware {
     /// Its firmware ran.
     Speaks,
-    /// Nothing ran in it, for as long as we listened: why, as far as that was
-    /// told.
+    /// Nothing ran in it: why, as far as that was told.
     Silent(String),
-    /// QEMU ended at once, for whatever reason: somebody may have killed it.
-    Gone(String),
+    /// It was killed from outside, which says nothing of it.
+    Killed,
 }
 
 /// Starts a machine like ours without a kernel and listens to its firmware.
@@ -255,12 +262,13 @@ async fn firmware(ctx: &Context, qemu: &Qemu) -> Result<Firmware, Stop> {
     let n = errors.read(&mut said).await.unwrap_or(0);
     let said = String::from_utf8_lossy(&said[..n]).trim().replace('\n', "; ");
     let said = if said.is_empty() { said } else { format!(" ({said})") };
-    Ok(match word {
-        None => {
+    Ok(match (word, ended.code()) {
+        (None, _) => {
             let seconds = PROBE_DEADLINE.as_secs();
             Firmware::Silent(format!("no word of the firmware within {seconds} s{said}"))
         }
-        Some(_) => Firmware::Gone(format!("QEMU ended at once, with {ended}{said}")),
+        (Some(_), Some(KILLED | TERMINATED)) => Firmware::Killed,
+        (Some(_), _) => Firmware::Silent(format!("QEMU ended at once, with {ended}{said}")),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli::DoctorArgs;
 use crate::context::Session;
-use crate::machine::{self, Accel};
+use crate::machine;
 use crate::packages::{self, Finding, State};
 use crate::progress::print;
 use crate::stop::{FAULT, Stop};
@@ -20,25 +20,23 @@ pub async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Stop> {
     let findings = packages::survey(&ctx.store);
     let healthy = findings.iter().all(Finding::is_good);
     let mut text = String::new();
+    let line = |word: &str, what: &str, said: &str| format!("{word:<8} {what:<24} {said}\n");
     for Finding { what, purpose, state } in &findings {
         let (word, found) = match state {
             State::Good(found) => ("ok", found),
-            State::Slower(found) => ("slower", found),
             State::Bad { why, .. } => ("MISSING", why),
         };
-        text.push_str(&format!("{word:<8} {what:<24} {purpose}: {found}\n"));
+        text.push_str(&line(word, what, &format!("{purpose}: {found}")));
         if let State::Bad { mend, .. } = state {
-            text.push_str(&format!("{:<8} {:<24} mend: {mend}\n", "", ""));
+            text.push_str(&line("", "", &format!("mend: {mend}")));
         }
     }
     if let Ok(qemu) = machine::qemu(ctx).await {
-        let accelerator = machine::accelerator(ctx, &qemu, Accel::Auto).await?;
-        text.push_str(&format!(
-            "{:<8} {:<24} guests run on {}\n",
-            "ok",
-            format!("QEMU {}", qemu.version),
-            accelerator.as_str()
-        ));
+        text.push_str(&line("ok", &format!("QEMU {}", qemu.version), "the machine"));
+        text.push_str(&match machine::kvm_fault(ctx, &qemu).await? {
+            None => line("ok", "KVM", "hardware virtualisation: a guest runs"),
+            Some(why) => line("slower", "KVM", &format!("guests are emulated, since {why}")),
+        });
     }
     print(&text);
     Ok(if healthy { 0 } else { FAULT })

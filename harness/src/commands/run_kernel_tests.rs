@@ -171,9 +171,6 @@ pub async fn carry_out(
     let Session { log, interrupt } = session;
     let (dir, _held) = rundir::create(prepared.out.as_deref(), cwd)?;
     log.record_in(&dir)?;
-    let text = serde_yaml::to_string(&prepared.plan).context("the plan")?;
-    fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
-
     // A bug of ours must not leave a run without results.
     let ended = AssertUnwindSafe(stages(session, prepared, permissions, &dir))
         .catch_unwind()
@@ -192,8 +189,9 @@ pub async fn carry_out(
     }
     let mut evidence = collect::evidence(&dir).unwrap_or_else(|error| {
         // Without evidence there is a reason, and nothing else.
-        let stop = Stop::from(error.context("the evidence of this run cannot be read"));
-        let records = vec![Record { t_ms: 0, event: Event::Stopped { stop } }];
+        let unread = Stop::from(error.context("the evidence of this run cannot be read"));
+        let event = stopped.clone().unwrap_or(Event::Stopped { stop: unread });
+        let records = vec![Record { t_ms: 0, event }];
         let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
         Evidence { plan, records, consoles: Vec::new(), known_issues }
     });
@@ -221,6 +219,8 @@ async fn stages(
     dir: &Path,
 ) -> Result<(), Stop> {
     let plan = &prepared.plan;
+    let text = serde_yaml::to_string(plan).context("the plan")?;
+    fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
     let ctx = &session.context()?;
     machine::ready(ctx, permissions.yes).await?;
     let qemu = machine::qemu(ctx).await?;

@@ -1,4 +1,4 @@
-//! The machine at a glance: every need, the space, the memory, `/dev/kvm`.
+//! The machine at a glance: every need, the space, the memory.
 
 use std::fs;
 use std::path::Path;
@@ -36,8 +36,6 @@ pub struct Finding {
 pub enum State {
     /// Good, and what was found.
     Good(String),
-    /// Not needed, and its absence makes runs slower.
-    Slower(String),
     /// Not good: no run is possible.
     Bad {
         /// What is wrong.
@@ -78,7 +76,6 @@ pub fn survey(store: &Store) -> Vec<Finding> {
     findings.push(Finding::new("space in the store", "trees and kernels", space(&store.path(""))));
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     findings.push(Finding::new("memory", "the guest and the compiler", memory(&meminfo)));
-    findings.push(Finding::new("/dev/kvm", "hardware virtualisation", kvm()));
     findings
 }
 
@@ -133,16 +130,6 @@ fn memory(meminfo: &str) -> State {
             why: "/proc/meminfo does not say how much".to_owned(),
             mend: "mount /proc".to_owned(),
         },
-    }
-}
-
-fn kvm() -> State {
-    if Path::new("/dev/kvm").exists() {
-        // Whether it works is found out by a run: some machines have the file
-        // and no more.
-        State::Good("there".to_owned())
-    } else {
-        State::Slower("absent: guests are emulated, and slower".to_owned())
     }
 }
 

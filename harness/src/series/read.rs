@@ -76,6 +76,16 @@ pub(super) fn all(series: &[PathBuf]) -> Result<Vec<PatchFile>, Vec<Problem>> {
     if problems.is_empty() { Ok(files) } else { Err(problems) }
 }
 
+/// Reads a file. What comes out of a pipe or a device can be read only once, or
+/// for ever.
+fn bytes_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() {
+        fs::read(path)
+    } else {
+        Err(std::io::Error::other("it is neither a file nor a directory"))
+    }
+}
+
 /// Reads what one path names.
 fn one(path: &Path) -> Result<Vec<PatchFile>, Problem> {
     let shown = path.display();
@@ -88,7 +98,7 @@ fn one(path: &Path) -> Result<Vec<PatchFile>, Problem> {
             .hint("name a .patch or .diff file, an mbox, or a directory of them")
     };
     if !fs::metadata(path).map_err(cannot)?.is_dir() {
-        let file = PatchFile { path: path.into(), bytes: fs::read(path).map_err(cannot)? };
+        let file = PatchFile { path: path.into(), bytes: bytes_of(path).map_err(cannot)? };
         return has_diff(&file, false).map(|()| vec![file]);
     }
     let mut paths = Vec::new();
@@ -102,7 +112,7 @@ fn one(path: &Path) -> Result<Vec<PatchFile>, Problem> {
     paths.sort();
     let mut files = Vec::new();
     for path in paths {
-        let bytes = fs::read(&path).map_err(cannot)?;
+        let bytes = bytes_of(&path).map_err(cannot)?;
         let file = PatchFile { path, bytes };
         has_diff(&file, true)?;
         files.push(file);
