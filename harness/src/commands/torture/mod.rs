@@ -387,6 +387,8 @@ impl Bench {
     /// Looks at what a run left.
     async fn look(&self, scene: &Scene<'_>, done: &Done) -> Seen {
         let run = scene.run();
+        // Whoever is about to go may hold the run directory until then.
+        let still = left_over(scene.home, scene.disk.and_then(Disk::keeper), LINGER).await;
         let left = inspect::run_directory(&run);
         let mut faults = left.faults;
         let store = scene.store(self);
@@ -402,7 +404,7 @@ impl Bench {
             again: left.again,
             proof: left.proof,
             output: text_of(scene.home.join("output.txt")),
-            left: left_over(scene.home, scene.disk.and_then(Disk::keeper), LINGER).await,
+            left: still,
             faults,
         }
     }
