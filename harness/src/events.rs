@@ -259,7 +259,8 @@ impl Log {
         match &self.inner().failed {
             None => Ok(()),
             Some(why) => Err(Stop::Machine(
-                crate::stop::Fault::new(why.clone()).hint("point --out at a disk that has space"),
+                crate::stop::Fault::new(why.clone())
+                    .hint("point --out at a disk that has space and that nobody clears"),
             )),
         }
     }

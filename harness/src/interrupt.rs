@@ -1,18 +1,36 @@
 //! Whether the user asked us to stop.
 
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::progress::say;
 use crate::stop::{INTERRUPTED, Stop};
 
+/// Waits for a signal that may not be listened for.
+async fn hang_up(hup: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    match hup {
+        Some(hup) => hup.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started us wants a signal to be ignored (`SigIgn`, proc(5)).
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal as i32 - 1) & 1 == 1
+}
+
 /// A flag that rises once and stays.
 #[derive(Debug, Clone)]
 pub struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// Listens for SIGINT, SIGTERM and SIGHUP. The first asks; a second one
-    /// ends the process at once, and the keepers end its children.
+    /// Listens for SIGINT, SIGTERM and SIGHUP, the last unless it is ignored, as
+    /// under nohup(1). The first asks; a second one ends the process at once, and
+    /// the keepers end its children.
     ///
     /// # Errors
     /// When a signal cannot be listened for.
@@ -20,14 +38,18 @@ impl Interrupt {
         let (tell, told) = watch::channel(false);
         let mut int = signal(SignalKind::interrupt())?;
         let mut term = signal(SignalKind::terminate())?;
-        let mut hup = signal(SignalKind::hangup())?;
+        let ignored = is_ignored(Signal::SIGHUP);
+        let mut hup = (!ignored).then(|| signal(SignalKind::hangup())).transpose()?;
+        // Taken and not heeded: a file that may not grow is then an error of
+        // whoever writes it, and not our end.
+        let _limit = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))?;
         tokio::spawn(async move {
             let mut asked = false;
             loop {
                 tokio::select! {
                     _ = int.recv() => {}
                     _ = term.recv() => {}
-                    _ = hup.recv() => {}
+                    Some(()) = hang_up(&mut hup) => {}
                 }
                 if asked {
                     std::process::exit(i32::from(INTERRUPTED));

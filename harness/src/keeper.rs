@@ -26,7 +26,7 @@ pub const WORD: &str = "__keep";
 pub const CHILD_WORD: &str = "__kept";
 
 /// How long a group has between the request to end and the end.
-const GRACE: Duration = Duration::from_secs(3);
+pub const GRACE: Duration = Duration::from_secs(3);
 
 /// The exit code that says that the program could not be started at all.
 pub const CANNOT_START: u8 = 127;

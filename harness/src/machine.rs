@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 
 use crate::context::Context;
+use crate::keeper::CANNOT_START;
 use crate::packages::{self, State};
-use crate::proc::Cmd;
+use crate::proc::{Cmd, Ended, gone};
 use crate::stop::{Fault, Stop};
 use crate::store::digest;
 
@@ -20,6 +21,9 @@ const QEMU: &str = "qemu-system-x86_64";
 /// How long the firmware may take to speak under KVM. It speaks within
 /// milliseconds where KVM works.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long QEMU may take to say its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The exit codes that stand for SIGKILL and SIGTERM, which a program does not
 /// send to itself.
@@ -124,28 +128,36 @@ pub async fn ready(ctx: &Context, yes: bool) -> Result<(), Stop> {
 /// # Errors
 /// [`Stop::Machine`] when there is none.
 pub async fn qemu(ctx: &Context) -> Result<Qemu, Stop> {
-    let missing =
-        || {
-            Stop::Machine(Fault::new(format!("{QEMU} is not on this machine")).hint(
+    let no_use =
+        |what: String, details: Vec<String>| {
+            Stop::Machine(Fault::new(what).details(details).hint(
                 "hmm-harness doctor says what else is missing, and the command for all of it",
             ))
         };
     let (mut version, mut build) = (None, String::new());
-    let ended = Cmd::new(QEMU)
-        .arg("--version")
-        .run(&ctx.interrupt, |line| {
-            if let Some(told) = line.strip_prefix("QEMU emulator version ") {
-                version = told.split(' ').next().map(str::to_owned);
-                build = told.to_owned();
-            }
-        })
-        .await;
+    let cmd = Cmd::new(QEMU).arg("--version");
+    let asked = cmd.run(&ctx.interrupt, |line| {
+        if let Some(told) = line.strip_prefix("QEMU emulator version ") {
+            version = told.split(' ').next().map(str::to_owned);
+            build = told.to_owned();
+        }
+    });
+    let Ok(ended) = tokio::time::timeout(VERSION_DEADLINE, asked).await else {
+        return Err(no_use(format!("{QEMU} --version does not end"), Vec::new()));
+    };
     match (ended, version) {
         (Err(Stop::Interrupted), _) => Err(Stop::Interrupted),
+        (Err(error), _) => Err(no_use(format!("{QEMU} cannot be asked: {error}"), Vec::new())),
         (Ok(ended), Some(version)) if ended.success() => {
             Ok(Qemu { path: QEMU.into(), version, build, host: host() })
         }
-        _ => Err(missing()),
+        (Ok(Ended { code, tail }), _) if i32::from(CANNOT_START) != code => {
+            let what = format!("{QEMU} --version ended with {code} and told none");
+            Err(no_use(what, tail))
+        }
+        (Ok(Ended { tail, .. }), _) => {
+            Err(no_use(format!("{QEMU} cannot be started on this machine"), tail))
+        }
     }
 }
 
@@ -186,12 +198,12 @@ pub async fn accelerator(ctx: &Context, qemu: &Qemu, wish: Accel) -> Result<Acce
     if wish == Accel::Tcg {
         return Ok(Accelerator::Tcg);
     }
-    match kvm_fault(ctx, qemu).await? {
+    match kvm_fault(ctx, qemu, false).await? {
         None => Ok(Accelerator::Kvm),
         Some(_) if wish == Accel::Auto => Ok(Accelerator::Tcg),
         Some(why) => Err(Stop::Machine(
             Fault::new(format!("KVM does not work here: {why}"))
-                .hint("use --accel tcg, which is slower and needs nothing of the processor"),
+                .hint("hmm-harness doctor tries again; --accel tcg is slower and works anywhere"),
         )),
     }
 }
@@ -199,18 +211,18 @@ pub async fn accelerator(ctx: &Context, qemu: &Qemu, wish: Accel) -> Result<Acce
 /// What is wrong with KVM here, or nothing. `/dev/kvm` may open, and even make a
 /// virtual machine, and yet the guest never runs: only the firmware's own words
 /// on its debug port prove that one does. The answer is remembered for this
-/// boot of the host.
+/// boot of the host, unless it is to be found out `anew`.
 ///
 /// # Errors
 /// When QEMU cannot be started, or the user stops us.
-pub async fn kvm_fault(ctx: &Context, qemu: &Qemu) -> Result<Option<String>, Stop> {
+pub async fn kvm_fault(ctx: &Context, qemu: &Qemu, anew: bool) -> Result<Option<String>, Stop> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Some(format!("/dev/kvm: {error}")));
     }
     let boot = fs::read("/proc/sys/kernel/random/boot_id").context("/proc is not mounted")?;
     let key = digest([boot.as_slice(), qemu.version.as_bytes(), qemu.host.as_bytes()]);
     let remembered = format!("kvm/{}", &key[..20]);
-    if let Some(answer) = ctx.store.read(&remembered)? {
+    if let Some(answer) = ctx.store.read(&remembered)?.filter(|_| !anew) {
         return Ok(Some(answer).filter(|a| !a.is_empty()));
     }
     Ok(match firmware(ctx, qemu).await? {
@@ -255,7 +267,7 @@ async fn firmware(ctx: &Context, qemu: &Qemu) -> Result<Firmware, Stop> {
         () = ctx.interrupt.wait() => return Err(Stop::Interrupted),
     };
     drop(keeper_end);
-    let ended = child.wait().await.context("waiting for the probe of KVM")?;
+    let ended = gone(&mut child).await.context("waiting for the probe of KVM")?;
     if word == Some(true) {
         return Ok(Firmware::Speaks);
     }

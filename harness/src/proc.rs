@@ -208,7 +208,7 @@ impl Cmd {
                 },
                 () = interrupt.wait() => {
                     drop(keeper_end);
-                    child.wait().await.context("waiting for a child")?;
+                    gone(&mut child).await.context("waiting for a child")?;
                     return Err(Stop::Interrupted);
                 }
             }
@@ -220,6 +220,21 @@ impl Cmd {
             return Err(anyhow::anyhow!("cannot start {}", tail[0]).into());
         }
         Ok(Ended { code, tail: tail.into() })
+    }
+}
+
+/// Waits for a keeper that has been left, and kills one that does not do what is
+/// left to it: its child dies with it.
+///
+/// # Errors
+/// When it cannot be waited for.
+pub async fn gone(keeper: &mut Child) -> std::io::Result<std::process::ExitStatus> {
+    match tokio::time::timeout(keeper::GRACE * 2, keeper.wait()).await {
+        Ok(status) => status,
+        Err(_) => {
+            keeper.start_kill()?;
+            keeper.wait().await
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hmm_protocol::wire::{GuestMessage, Outcome};
 
 use crate::events::{Event, VmEnd};
@@ -82,11 +83,19 @@ pub fn say(words: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{words}");
 }
 
-/// Gives data on standard output. Nobody reading it changes no verdict.
-pub fn print(text: &str) {
+/// Gives data on standard output. A reader who has read enough is no error.
+///
+/// # Errors
+/// When there is no room for it.
+pub fn print(text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A duration as this program writes it.

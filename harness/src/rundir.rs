@@ -1,12 +1,14 @@
 //! Run directories: where they lie, how one is made, how one is found again.
 
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::events::Record;
 use crate::report;
 use crate::stop::Problem;
 use crate::store::xdg;
@@ -56,6 +58,16 @@ pub fn console_of(vm: u32) -> String {
     format!("console-{vm}.log")
 }
 
+/// What speaks against `--json PATH` beside the run directory `out`.
+pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
+    let name = path.file_name()?;
+    let taken = path.parent() == Some(out) && is_ours(name) && name != "results.json";
+    taken.then(|| {
+        Problem::new("--json", format!("{} is where the run keeps its own", path.display()))
+            .hint("results.json is in the run directory anyway")
+    })
+}
+
 /// Whether a file of a run directory is one that a run has left there.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
@@ -83,11 +95,22 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
     if let Some(foreign) = names.iter().find(|name| !is_ours(name)) {
         return problem(&format!("holds what is not ours: {}", foreign.display()));
     }
-    let a_run = ["plan.yaml", MARK].iter().all(|file| dir.join(file).is_file());
-    if !names.is_empty() && !a_run {
+    if !names.is_empty() && !is_run(dir) {
         return problem("is no earlier run");
     }
     if is_live(dir) { problem("belongs to a run that is still going") } else { None }
+}
+
+/// More than the first event of a run takes, in bytes.
+const FIRST_LINE: u64 = 64 << 10;
+
+/// Whether a run has begun here: its events are, as far as it came to write any.
+fn is_run(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(MARK)) else { return false };
+    let mut first = String::new();
+    let read = BufReader::new(file.take(FIRST_LINE)).read_line(&mut first);
+    let begun = serde_json::from_str::<Record>(&first).is_ok();
+    read.is_ok() && (first.is_empty() || begun)
 }
 
 /// Takes a run directory for this process, until the lock is dropped.
@@ -176,10 +199,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         assert_eq!(check_out(dir.path()), None);
         assert_eq!(check_out(&dir.path().join("absent")), None);
-        fs::write(dir.path().join("events.jsonl"), "").expect("writable");
+        fs::write(dir.path().join("events.jsonl"), "{\"click\": 1}\n").expect("writable");
         assert!(check_out(dir.path()).is_some(), "a file of that name is no proof");
-        fs::write(dir.path().join("plan.yaml"), "").expect("writable");
+        let note = "{\"t_ms\":0,\"event\":\"note\",\"text\":\"\"}\n";
+        fs::write(dir.path().join("events.jsonl"), note).expect("writable");
         assert_eq!(check_out(dir.path()), None);
+        fs::write(dir.path().join("events.jsonl"), "").expect("writable");
+        assert_eq!(check_out(dir.path()), None, "a run that was killed at once");
+        fs::write(dir.path().join("plan.yaml"), "").expect("writable");
         let held = create(Some(dir.path()), dir.path()).expect("writable");
         assert!(check_out(dir.path()).is_some(), "it belongs to a run");
         drop(held);

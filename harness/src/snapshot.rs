@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Draft, Store};
+use crate::store::{Draft, Store, digest_of};
 
 /// How many are kept, the most recently used ones: each is as large as what its
 /// guest has written to its memory, some 70 MiB.
@@ -16,6 +16,9 @@ const KEPT: usize = 12;
 
 /// The file with the state of the machine, as QEMU's migration writes it.
 pub const STATE: &str = "state";
+
+/// What is known of it.
+const FACTS: &str = "facts.json";
 
 /// What the guest had printed by then.
 pub const CONSOLE: &str = "console.log";
@@ -29,8 +32,18 @@ pub struct Facts {
     pub boot_id: String,
     /// Its clock shortly before it was saved, in microseconds since its boot.
     pub uptime_us: u64,
-    /// The length of its state, in bytes.
-    pub state_bytes: u64,
+}
+
+/// `facts.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    /// The key under which it was saved.
+    key: String,
+    /// The SHA-256 of its state: nothing else would notice a bit that has
+    /// changed in the memory of a guest.
+    state_sha256: String,
+    #[serde(flatten)]
+    facts: Facts,
 }
 
 /// A saved guest.
@@ -43,16 +56,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The one with this key, `None` if there is none that is whole.
+    /// The one with this key, `None` if there is none that is what it was when
+    /// it was saved.
     pub fn find(store: &Store, key: &str) -> Option<Self> {
         let dir = store.path(&place(key));
-        let facts = facts(&dir)?;
-        let state = File::open(dir.join(STATE)).ok()?;
-        // A disk that lost power may have kept the name and not the bytes.
-        let whole = state.metadata().ok()?.len() == facts.state_bytes;
+        let entry = entry(&dir)?;
+        if entry.key != key || digest_of(&dir.join(STATE)).ok()? != entry.state_sha256 {
+            return None;
+        }
         // It was used now. Where that cannot be noted it is forgotten earlier.
-        let _ = state.set_modified(SystemTime::now());
-        whole.then_some(Snapshot { dir, facts })
+        let _ = File::open(dir.join(STATE)).and_then(|f| f.set_modified(SystemTime::now()));
+        Some(Snapshot { dir, facts: entry.facts })
     }
 
     /// Its state, to be read.
@@ -76,9 +90,8 @@ impl Snapshot {
     /// Throws it away, unless another one has taken its place. Whoever reads it
     /// at this moment reads on.
     pub fn discard(&self) {
-        if facts(&self.dir).is_none_or(|now| now.boot_id == self.facts.boot_id) {
-            // What cannot be removed is found again and doubted again.
-            let _ = fs::remove_dir_all(&self.dir);
+        if entry(&self.dir).is_none_or(|now| now.facts.boot_id == self.facts.boot_id) {
+            remove(&self.dir);
         }
     }
 
@@ -89,11 +102,13 @@ impl Snapshot {
     /// # Errors
     /// When it cannot be written.
     pub fn publish(store: &Store, key: &str, draft: Draft, facts: Facts) -> Result<Self> {
-        fs::write(draft.path().join("facts.json"), serde_json::to_vec_pretty(&facts)?)
+        let state_sha256 = digest_of(&draft.path().join(STATE)).context("the saved state")?;
+        let entry = Entry { key: key.to_owned(), state_sha256, facts };
+        fs::write(draft.path().join(FACTS), serde_json::to_vec_pretty(&entry)?)
             .context("cannot write to the store")?;
         if Self::find(store, key).is_none() {
             // Something that is not whole is in the way, or nothing.
-            let _ = fs::remove_dir_all(store.path(&place(key)));
+            remove(&store.path(&place(key)));
         }
         store.adopt(&place(key), draft)?;
         forget_the_oldest(&store.path("snapshots"));
@@ -109,9 +124,28 @@ pub fn draft(store: &Store) -> Result<Draft> {
     store.draft("snapshots")
 }
 
+/// What is wrong with an entry of the store, if anything is.
+pub fn fault(dir: &Path) -> Option<&'static str> {
+    let Some(entry) = entry(dir) else { return Some("it says nothing of its guest") };
+    if dir.file_name().is_none_or(|name| *name != *entry.key) {
+        return Some("it is another guest's");
+    }
+    match digest_of(&dir.join(STATE)) {
+        Err(_) => Some("it has no state"),
+        Ok(digest) if digest != entry.state_sha256 => Some("its state is not what was saved"),
+        Ok(_) => None,
+    }
+}
+
 /// What an entry says of its guest.
-fn facts(dir: &Path) -> Option<Facts> {
-    serde_json::from_slice(&fs::read(dir.join("facts.json")).ok()?).ok()
+fn entry(dir: &Path) -> Option<Entry> {
+    serde_json::from_slice(&fs::read(dir.join(FACTS)).ok()?).ok()
+}
+
+/// Removes an entry, or what is in its place. What cannot be removed is found
+/// again and doubted again.
+fn remove(place: &Path) {
+    let _ = fs::remove_dir_all(place).or_else(|_| fs::remove_file(place));
 }
 
 fn place(key: &str) -> String {
@@ -147,12 +181,7 @@ mod tests {
         let draft = super::draft(store).expect("writable");
         fs::write(draft.path().join(STATE), key).expect("writable");
         fs::write(draft.path().join(CONSOLE), "boots").expect("writable");
-        let facts = Facts {
-            release: "6.12.0".into(),
-            boot_id: "b".into(),
-            uptime_us: 1,
-            state_bytes: key.len() as u64,
-        };
+        let facts = Facts { release: "6.12.0".into(), boot_id: "b".into(), uptime_us: 1 };
         Snapshot::publish(store, key, draft, facts).expect("writable")
     }
 
@@ -171,8 +200,23 @@ mod tests {
         let found = Snapshot::find(&store, "k").expect("it was saved");
         assert_eq!(found.facts, snapshot.facts);
         assert_eq!(found.console().expect("it was saved"), b"boots");
-        fs::write(snapshot.dir.join(STATE), "").expect("writable");
-        assert!(Snapshot::find(&store, "k").is_none());
+        fs::rename(store.path("snapshots/k"), store.path("snapshots/l")).expect("writable");
+        assert!(Snapshot::find(&store, "l").is_none(), "it is another kernel's");
+        fs::rename(store.path("snapshots/l"), store.path("snapshots/k")).expect("writable");
+        assert_eq!(fault(&snapshot.dir), None);
+        fs::write(snapshot.dir.join(STATE), "x").expect("writable");
+        assert!(Snapshot::find(&store, "k").is_none(), "as long, and another one");
+        assert_eq!(fault(&snapshot.dir), Some("its state is not what was saved"));
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_replaced() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::at(home.path()).expect("writable");
+        store.dir("snapshots").expect("writable");
+        fs::write(store.path("snapshots/k"), "a file").expect("writable");
+        saved(&store, "k");
+        assert!(Snapshot::find(&store, "k").is_some());
     }
 
     #[test]

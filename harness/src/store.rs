@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -17,6 +18,9 @@ use crate::stop::Stop;
 /// How the names of drafts begin: of what is being written, or was when its
 /// writer died.
 const DRAFT: &str = ".new-";
+
+/// How long another writer may keep us from making a draft.
+const SOON: Duration = Duration::from_secs(5);
 
 /// The store: a directory of ours.
 #[derive(Debug, Clone)]
@@ -31,7 +35,8 @@ impl Store {
     /// # Errors
     /// When no home is known, or the directory cannot be made.
     pub fn of_user() -> Result<Self> {
-        let root = match std::env::var_os("HMM_HARNESS_CACHE") {
+        let named = std::env::var_os("HMM_HARNESS_CACHE").filter(|dir| !dir.is_empty());
+        let root = match named {
             Some(dir) => PathBuf::from(dir),
             None => xdg("XDG_CACHE_HOME", ".cache")?.join("hmm-harness"),
         };
@@ -159,7 +164,7 @@ impl Store {
         let make = || -> Result<Draft> {
             // While drafts are swept none is made: one that is not held yet looks
             // like one that nobody holds any more.
-            let _sweeping = hold(&parent, FlockArg::LockExclusive)?;
+            let _sweeping = hold_soon(&parent)?;
             for entry in fs::read_dir(&parent)?.flatten() {
                 let path = entry.path();
                 let name = entry.file_name();
@@ -211,6 +216,20 @@ impl Draft {
     }
 }
 
+/// Holds a directory that others hold for moments only.
+fn hold_soon(dir: &Path) -> Result<Flock<File>> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match hold(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(held),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context("somebody keeps it locked"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 fn hold(dir: &Path, how: FlockArg) -> Result<Flock<File>> {
     Ok(Flock::lock(File::open(dir)?, how).map_err(|(_, error)| error)?)
 }
@@ -228,6 +247,20 @@ pub fn xdg(variable: &str, default: &str) -> Result<PathBuf> {
     Ok(Path::new(&home).join(default))
 }
 
+/// The SHA-256 of a file, as hex.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest_of(path: &Path) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    std::io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The SHA-256 of some parts, as hex. Each part's length goes in, so that
 /// moving a byte from one to the next changes it.
 pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
@@ -236,7 +269,7 @@ pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::boot::Recipe;
 use crate::console::{Finding, Scanner, What};
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
-use crate::proc::Lines;
+use crate::proc::{Lines, gone};
 use crate::rundir::console_of;
 
 /// How much of a console is written down for one VM, in bytes. A guest that
@@ -45,6 +45,9 @@ const CONSOLE_TAIL: usize = 30;
 
 /// How long an agent may take to make room for what it is told.
 const LISTENS: Duration = Duration::from_secs(5);
+
+/// How long what was said before a deadline may take to be read after it.
+const BELATED: Duration = Duration::from_millis(500);
 
 /// How long a VM that was told to end may take before it is killed by its
 /// keeper.
@@ -168,6 +171,8 @@ pub struct Vm<'a> {
     monitor_open: bool,
     shutdown: Option<String>,
     saved: Option<Result<(), String>>,
+    /// A deadline that has passed, and when that was seen.
+    late: Option<(Instant, Instant)>,
 }
 
 impl<'a> Vm<'a> {
@@ -233,6 +238,7 @@ impl<'a> Vm<'a> {
             monitor_open: true,
             shutdown: None,
             saved: None,
+            late: None,
         };
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
@@ -297,6 +303,9 @@ impl<'a> Vm<'a> {
         let mut agent_bytes = [0u8; 8192];
         let mut console_bytes = [0u8; 8192];
         loop {
+            if self.is_late(deadline) {
+                return Happening::Deadline;
+            }
             match self.decoder.take::<Sealed>() {
                 Ok(Some(sealed)) => return self.accept(sealed),
                 Ok(None) => {}
@@ -310,7 +319,10 @@ impl<'a> Vm<'a> {
             if let Some(saved) = self.saved.take() {
                 return Happening::Saved(saved);
             }
+            // What has happened comes before what should have happened by now.
             tokio::select! {
+                biased;
+                () = self.ctx.interrupt.wait() => return Happening::Interrupted,
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
                     Ok(n @ 1..) => {
                         self.frame_bytes += n as u64;
@@ -346,7 +358,23 @@ impl<'a> Vm<'a> {
                     return Happening::Gone(self.end_by_itself(code));
                 }
                 () = tokio::time::sleep_until(deadline) => return Happening::Deadline,
-                () = self.ctx.interrupt.wait() => return Happening::Interrupted,
+            }
+        }
+    }
+
+    /// Whether a deadline has passed for good. While the harness itself was
+    /// stopped the guest went on, and what it said meanwhile is there to be read;
+    /// but one that never stops talking does not put it off.
+    fn is_late(&mut self, deadline: Instant) -> bool {
+        let now = Instant::now();
+        if now < deadline {
+            return false;
+        }
+        match self.late {
+            Some((of, since)) if of == deadline => now >= since + BELATED,
+            _ => {
+                self.late = Some((deadline, now));
+                false
             }
         }
     }
@@ -372,7 +400,7 @@ impl<'a> Vm<'a> {
         }
         // It is gone when this returns. A child that cannot be waited for is not
         // there either.
-        let _ = self.child.wait().await;
+        let _ = gone(&mut self.child).await;
         let console = self.consoles.close(self.number, self.console_log, self.console_length);
         let console = console.unwrap_or_else(|error| {
             self.ctx.log.lost("console.log", &error);

@@ -15,10 +15,13 @@ use crate::config::Configured;
 use crate::context::Context;
 use crate::flow::Stage;
 use crate::stop::Stop;
-use crate::store::digest;
+use crate::store::{digest, digest_of};
 
 /// Changes when what an entry holds does, so that old ones are not used.
-const FORMAT: &str = "kernel 1";
+const FORMAT: &str = "kernel 2";
+
+/// The image, in a build and in the store.
+const VMLINUX: &str = "vmlinux";
 
 /// A kernel of the store, ready to boot.
 #[derive(Debug, Clone)]
@@ -44,7 +47,7 @@ impl Kernel {
 
     /// The image that QEMU enters by PVH.
     pub fn vmlinux(&self) -> PathBuf {
-        self.dir.join("vmlinux")
+        self.dir.join(VMLINUX)
     }
 }
 
@@ -55,6 +58,8 @@ struct Entry {
     tree: String,
     config_sha256: String,
     toolchain: String,
+    /// Of the image: nothing else would notice a bit that has changed in it.
+    vmlinux_sha256: String,
 }
 
 /// Builds the kernel, or finds it in the store. `build.log` goes to `log_dir`.
@@ -109,9 +114,10 @@ impl Read {
 /// Reads an entry; one that cannot be read is none, and is made again.
 fn read(dir: &Path) -> Option<Read> {
     let json = |name: &str| fs::read(dir.join(name)).ok();
-    let entry = serde_json::from_slice(&json("kernel.json")?).ok()?;
+    let entry: Entry = serde_json::from_slice(&json("kernel.json")?).ok()?;
     let abi = serde_json::from_slice(&json("abi.json")?).ok()?;
-    dir.join("vmlinux").is_file().then_some(Read { entry, abi })
+    let digest = digest_of(&dir.join(VMLINUX)).ok()?;
+    (digest == entry.vmlinux_sha256).then_some(Read { entry, abi })
 }
 
 /// Puts what the lane has built into the store.
@@ -130,10 +136,15 @@ fn publish(
         tree: configured.source.tree.0.clone(),
         config_sha256: configured.config_sha256.clone(),
         toolchain: configured.toolchain.clone(),
+        vmlinux_sha256: digest_of(&obj.join(VMLINUX)).context("the kernel that was just built")?,
     };
+    if ctx.store.path(name).exists() {
+        // It could not be read, or this would not have been built.
+        fs::remove_dir_all(ctx.store.path(name)).context("cannot remove a damaged kernel")?;
+    }
     ctx.store.publish(name, |dir| {
         let write = || -> anyhow::Result<()> {
-            for file in ["vmlinux", "System.map"] {
+            for file in [VMLINUX, "System.map"] {
                 fs::copy(obj.join(file), dir.join(file))?;
             }
             fs::write(dir.join("config"), &configured.config)?;

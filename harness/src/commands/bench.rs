@@ -138,7 +138,7 @@ pub async fn run(session: &Session, args: &BenchArgs) -> Result<u8, Stop> {
         rows,
     };
     let head = format!("{:<58} {:>10} {:>16} {:>10}\n", "WHAT", "MEDIAN", "RANGE", "BUDGET");
-    print(&report.rows.iter().fold(head, |text, row| text + &row.line()));
+    print(&report.rows.iter().fold(head, |text, row| text + &row.line()))?;
     if let Some(path) = &args.json {
         let path = super::cwd()?.join(path);
         let text = serde_json::to_string_pretty(&report).context("the figures")?;

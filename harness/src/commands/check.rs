@@ -77,7 +77,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         }
     }
     text.push_str(&format!("{} passed, {failed} failed\n", steps.len() - failed));
-    print(&text);
+    print(&text)?;
     Ok(u8::from(failed > 0))
 }
 

@@ -33,11 +33,11 @@ pub async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Stop> {
     }
     if let Ok(qemu) = machine::qemu(ctx).await {
         text.push_str(&line("ok", &format!("QEMU {}", qemu.version), "the machine"));
-        text.push_str(&match machine::kvm_fault(ctx, &qemu).await? {
+        text.push_str(&match machine::kvm_fault(ctx, &qemu, true).await? {
             None => line("ok", "KVM", "hardware virtualisation: a guest runs"),
             Some(why) => line("slower", "KVM", &format!("guests are emulated, since {why}")),
         });
     }
-    print(&text);
+    print(&text)?;
     Ok(if healthy { 0 } else { FAULT })
 }

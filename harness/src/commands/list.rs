@@ -18,7 +18,7 @@ pub fn run(args: &ListArgs) -> Result<u8, Stop> {
     let fragments = Fragments::of(embedded::files());
     let plan =
         resolve(wishes, &fragments.profiles()).map_err(|problems| Stop::Usage { problems })?;
-    print(&table(&plan.test_ids()));
+    print(&table(&plan.test_ids()))?;
     Ok(0)
 }
 

@@ -19,7 +19,7 @@ use crate::events::{Event, Record};
 use crate::flow::Stage;
 use crate::judge::{KernelInfo, NotApplicable, Results, RunOutcome};
 use crate::plan::{Plan, Wishes};
-use crate::progress::print;
+use crate::progress::{print, say};
 use crate::run::Options;
 use crate::source::Source;
 use crate::stop::{self, Problem, Stop};
@@ -51,7 +51,7 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
     let prepared = prepare(args.wishes(), args.plan.as_deref(), &cwd)?;
     if args.dry_run {
         let text = serde_yaml::to_string(&prepared.plan).context("the plan")?;
-        print(&text);
+        print(&text)?;
         return Ok(0);
     }
     let permissions = Permissions {
@@ -60,7 +60,10 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
         agent_dies: args.torture_agent_after.map(Duration::from_millis),
     };
     let (results, dir) = carry_out(session, &prepared, permissions, &cwd).await?;
-    print(&report::summary(&results, &dir));
+    // The verdict stands, and results.json has it.
+    if let Err(error) = print(&report::summary(&results, &dir)) {
+        say(format_args!("{error:#}"));
+    }
     Ok(results.exit_code)
 }
 
@@ -95,6 +98,9 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
     let (out, json) = (wishes.out.clone(), wishes.json.clone());
     problems.extend(out.as_deref().and_then(rundir::check_out));
     problems.extend(json.as_deref().and_then(check_json));
+    if let (Some(json), Some(out)) = (&json, &out) {
+        problems.extend(rundir::check_json(json, out));
+    }
     problems.extend(series::check(&wishes.series));
 
     let kernel = wishes.kernel.clone().unwrap_or_else(|| plan::DEFAULT_KERNEL.into());

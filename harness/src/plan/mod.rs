@@ -32,6 +32,10 @@ const DEFAULT_PROFILE: &str = "default";
 /// How long a test may take when nothing is said, before scaling.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest that a test may take: the kernel's own limits are counted in
+/// seconds, in 32 bits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The most machines, turns or retries that make sense.
 const MOST: u32 = 10_000;
 
@@ -171,6 +175,9 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
     }
     if wishes.timeout.is_some_and(|timeout| timeout.is_zero()) {
         problems.push(Problem::new("--timeout", "no test ends in no time").hint("10s"));
+    }
+    if wishes.timeout.is_some_and(|timeout| timeout > LONGEST_TIMEOUT) {
+        problems.push(Problem::new("--timeout", "it must be at most a day").hint("10m"));
     }
     if !problems.is_empty() {
         return Err(problems);

@@ -29,6 +29,12 @@ pub(super) fn select(
         problems.push(Problem::new("--filter", "the filter is empty"));
     }
     let (without, with): (Vec<&str>, Vec<&str>) = globs.iter().partition(|g| g.starts_with('!'));
+    // Of several the others would hide it.
+    for glob in with.iter().filter(|_| with.len() > 1) {
+        if !all.iter().any(|id| matches(id, glob)) {
+            problems.push(Problem::new("--filter", format!("{glob:?} matches no test")));
+        }
+    }
 
     let chosen: Vec<TestId> = all
         .into_iter()

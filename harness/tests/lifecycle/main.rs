@@ -311,7 +311,7 @@ async fn an_agent_that_lives_and_never_ends_its_test_is_ended_too() {
 #[tokio::test]
 async fn a_run_in_which_everything_hangs_comes_to_an_end() {
     let story = Story::new().repeat(40).always(At::Run(A.into()), [Act::Hang]);
-    let told = story.hurried(0.01).timeout(1).told().await;
+    let told = story.hurried(0.05).timeout(1).told().await;
     let told = told.exits(1).verdicts([TimedOut, NotRun, NotRun]);
     assert!(told.took < Duration::from_secs(20), "{:?}", told.took);
 }
@@ -346,6 +346,21 @@ async fn a_qemu_that_does_not_heed_sigterm_is_killed() {
     // in every story.
     assert!(told.took > Duration::from_secs(2), "{:?}", told.took);
     assert!(told.took < Duration::from_secs(15), "{:?}", told.took);
+}
+
+#[tokio::test]
+async fn a_keeper_that_stands_still_is_killed_with_its_qemu() {
+    let stop = Act::Shell("kill -STOP $(cut -d' ' -f4 /proc/$PPID/stat)".into());
+    let acts = [stop].into_iter().chain(ends(B, passed(B)));
+    let told = Story::new().in_test(B, acts).hurried(0.1).told().await;
+    let told = told.verdicts([Passed; 3]).machines(1);
+    assert!(told.took < Duration::from_secs(30), "{told}");
+}
+
+#[tokio::test]
+async fn a_harness_that_stood_still_blames_nobody() {
+    let told = Story::new().stopped_in(B).hurried(0.05).timeout(2).told().await;
+    told.exits(0).verdicts([Passed; 3]).machines(1).says_nothing();
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ pub(crate) struct Story {
     isolate: Isolate,
     interrupted_in: Option<&'static str>,
     store: Option<PathBuf>,
+    stopped_in: Option<&'static str>,
 }
 
 impl Story {
@@ -139,6 +140,13 @@ impl Story {
         self
     }
 
+    /// The harness itself stands still for three seconds when this test has
+    /// started, and the machine goes on.
+    pub(crate) fn stopped_in(mut self, id: &'static str) -> Self {
+        self.stopped_in = Some(id);
+        self
+    }
+
     /// It keeps what it saves in this store, and not in one of its own.
     pub(crate) fn store(mut self, store: &Path) -> Self {
         self.store = Some(store.to_owned());
@@ -164,6 +172,9 @@ impl Story {
         let log = Log::new(move |event| {
             if self.interrupted_in.is_some_and(|id| tells_the_start_of(event, id)) {
                 kill(Pid::this(), Signal::SIGHUP).unwrap();
+            }
+            if self.stopped_in.is_some_and(|id| tells_the_start_of(event, id)) {
+                std::thread::sleep(Duration::from_secs(3));
             }
         });
         let store = Store::at(&self.store.unwrap_or_else(|| dir.join("store"))).unwrap();

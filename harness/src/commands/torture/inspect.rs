@@ -136,20 +136,8 @@ impl Reference {
 
 /// What is wrong with a saved guest.
 fn snapshot(entry: &Path) -> Option<String> {
-    let facts = match fs::read(entry.join("facts.json")) {
-        Ok(bytes) => serde_json::from_slice::<snapshot::Facts>(&bytes).map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let facts = match facts {
-        Ok(facts) => facts,
-        Err(why) => return Some(format!("facts.json: {why}")),
-    };
-    match fs::metadata(entry.join(snapshot::STATE)) {
-        Err(error) => return Some(format!("{}: {error}", snapshot::STATE)),
-        Ok(about) if about.len() != facts.state_bytes => {
-            return Some(format!("{} of {} bytes of its state", about.len(), facts.state_bytes));
-        }
-        Ok(_) => {}
+    if let Some(fault) = snapshot::fault(entry) {
+        return Some(fault.to_owned());
     }
     let console = entry.join(snapshot::CONSOLE);
     (!console.is_file()).then(|| format!("it has no {}", snapshot::CONSOLE))
@@ -183,6 +171,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::digest_of;
 
     fn write(root: &Path, file: &str, text: &str) {
         let path = root.join(file);
@@ -200,9 +189,11 @@ mod tests {
             write(root, "images/a/payload/hmm-tests", "program");
             write(root, "kvm/k", "no KVM");
         }
-        let facts = r#"{"release": "6.12", "boot_id": "b", "uptime_us": 1, "state_bytes": 3}"#;
-        write(&store, "snapshots/s/facts.json", facts);
         write(&store, "snapshots/s/state", "abc");
+        let state_sha256 = digest_of(&store.join("snapshots/s/state")).expect("written");
+        let facts = serde_json::json!({ "key": "s", "state_sha256": state_sha256,
+            "release": "6.12", "boot_id": "b", "uptime_us": 1 });
+        write(&store, "snapshots/s/facts.json", &facts.to_string());
         write(&store, "snapshots/s/console.log", "");
         write(&store, "snapshots/.new-1/state", "");
         assert_eq!(reference.faults(&store), [""; 0]);
@@ -213,7 +204,9 @@ mod tests {
         write(&store, "kvm/k", "");
         let faults = reference.faults(&store);
         assert_eq!(faults.len(), 4, "{faults:#?}");
-        for (fault, words) in faults.iter().zip(["images/a", "2 drafts", "2 of 3 bytes", "kvm/k"]) {
+        for (fault, words) in
+            faults.iter().zip(["images/a", "2 drafts", "not what was saved", "kvm/k"])
+        {
             assert!(fault.contains(words), "{words} in {fault}");
         }
 

@@ -87,7 +87,7 @@ pub async fn run(session: &Session, args: &TortureArgs) -> Result<u8, Stop> {
     fs::remove_dir_all(&bench.root).with_context(|| bench.root.display().to_string())?;
     let mut text = serde_json::to_string_pretty(&report).context("the report")?;
     text.push('\n');
-    print(&text);
+    print(&text)?;
     if let Some(path) = json {
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
