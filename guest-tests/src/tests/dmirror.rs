@@ -11,6 +11,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use hmm_protocol::{Abi, Device};
 use nix::errno::Errno;
@@ -23,6 +24,11 @@ use crate::mirror::Mirror;
 use crate::pages::Pages;
 use crate::reply::{Done, Reply, Snapshot};
 use crate::report::step;
+
+/// A little less than what the driver's own limit amounts to
+/// (`HMM_RANGE_DEFAULT_TIMEOUT` in lib/test_hmm.c, 1000 ms): an EBUSY that comes
+/// earlier has another reason.
+const PATIENCE: Duration = Duration::from_millis(990);
 
 /// An open device. It mirrors the address space of the process that opened it.
 #[derive(Debug)]
@@ -168,10 +174,26 @@ impl Dmirror {
         self.call(name, pages, mirror)
     }
 
+    /// Calls the driver until it has come to an end. It gives up with EBUSY when
+    /// invalidations have kept it from the end for [`PATIENCE`], as they do where
+    /// the guest hardly gets any time; what it has faulted in by then stays, so
+    /// that it comes further the next time. For ever is the test's deadline.
+    #[track_caller]
+    fn call(&self, name: &'static str, pages: Pages, mirror: &Mirror) -> Result<Reply> {
+        loop {
+            let begin = Instant::now();
+            let reply = self.call_once(name, pages, mirror)?;
+            if !matches!(reply.result, Err(Errno::EBUSY)) || begin.elapsed() < PATIENCE {
+                return Ok(reply);
+            }
+            step(format_args!("{name} {self} {pages} again"));
+        }
+    }
+
     /// No EINTR is expected, for no signal is ever sent to a test but the one
     /// that ends it.
     #[track_caller]
-    fn call(&self, name: &'static str, pages: Pages, mirror: &Mirror) -> Result<Reply> {
+    fn call_once(&self, name: &'static str, pages: Pages, mirror: &Mirror) -> Result<Reply> {
         let Some(request) = self.abi.ioctls.get(name).copied() else {
             let message = format!("the driver of the tree under test has no HMM_DMIRROR_{name}");
             return Err(failed(message));
