@@ -1,9 +1,11 @@
 //! The agent's virtio-serial port: frames in, frames out.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmm_protocol::frame::{self, Decoder};
 use hmm_protocol::wire::{GuestMessage, HostMessage, Sealed};
@@ -13,6 +15,20 @@ const NAME: &str = "hmm.agent";
 
 /// How long the agent sleeps when nobody is at the other end yet.
 const NOT_YET: Duration = Duration::from_millis(2);
+
+/// How long the port may take to get its name: the device tells it in a message
+/// of its own, which the driver may read when PID 1 runs already
+/// (`VIRTIO_CONSOLE_PORT_NAME` in drivers/char/virtio_console.c).
+const APPEARS: Duration = Duration::from_secs(10);
+
+/// The device node of the port with this name.
+fn find(name: &str) -> Option<OsString> {
+    let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
+    let found = ports.flatten().find(|port| {
+        fs::read_to_string(port.path().join("name")).is_ok_and(|found| found.trim() == name)
+    });
+    found.map(|port| port.file_name())
+}
 
 /// The open port, and where the session on it stands.
 pub(crate) struct Port {
@@ -25,13 +41,15 @@ pub(crate) struct Port {
 impl Port {
     /// Finds and opens the port.
     pub(crate) fn open() -> Result<Self, String> {
-        let class = "/sys/class/virtio-ports";
-        let ports = fs::read_dir(class).map_err(|e| format!("{class}: {e}"))?;
-        let found = ports.flatten().find(|port| {
-            fs::read_to_string(port.path().join("name")).is_ok_and(|name| name.trim() == NAME)
-        });
-        let device = found.ok_or_else(|| format!("no virtio port is called {NAME}"))?.file_name();
-        let path = std::path::Path::new("/dev").join(device);
+        let deadline = Instant::now() + APPEARS;
+        let device = loop {
+            match find(NAME) {
+                Some(device) => break device,
+                None if Instant::now() < deadline => thread::sleep(NOT_YET),
+                None => return Err(format!("no virtio port is called {NAME}")),
+            }
+        };
+        let path = Path::new("/dev").join(device);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
