@@ -279,7 +279,8 @@ async fn firmware(ctx: &Context, qemu: &Qemu) -> Result<Firmware, Stop> {
             let seconds = PROBE_DEADLINE.as_secs();
             Firmware::Silent(format!("no word of the firmware within {seconds} s{said}"))
         }
-        (Some(_), Some(KILLED | TERMINATED)) => Firmware::Killed,
+        // Without a code it was its keeper that somebody killed.
+        (Some(_), None | Some(KILLED | TERMINATED)) => Firmware::Killed,
         (Some(_), _) => Firmware::Silent(format!("QEMU ended at once, with {ended}{said}")),
     })
 }

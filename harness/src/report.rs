@@ -28,17 +28,16 @@ pub fn write(results: &Results, dir: &Path, json: Option<&Path>) -> Result<()> {
     text.push('\n');
     let path = dir.join("results.json");
     let draft = dir.join(DRAFT);
-    fs::write(&draft, &text)
+    let own = fs::write(&draft, &text)
         .and_then(|()| fs::rename(&draft, &path))
         // What was written of it is of use to nobody.
         .inspect_err(|_| drop(fs::remove_file(&draft)))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    match json {
-        None => Ok(()),
-        Some(path) => {
-            fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))
-        }
-    }
+        .with_context(|| format!("cannot write {}", path.display()));
+    // They may lie on different disks, of which one is full.
+    let other = json.map_or(Ok(()), |path| {
+        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))
+    });
+    own.and(other)
 }
 
 /// How to call this program again: through cargo if it was called so.

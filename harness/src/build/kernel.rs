@@ -140,7 +140,10 @@ fn publish(
     };
     if ctx.store.path(name).exists() {
         // It could not be read, or this would not have been built.
-        fs::remove_dir_all(ctx.store.path(name)).context("cannot remove a damaged kernel")?;
+        let place = ctx.store.path(name);
+        fs::remove_dir_all(&place)
+            .or_else(|_| fs::remove_file(&place))
+            .context("cannot remove a damaged kernel")?;
     }
     ctx.store.publish(name, |dir| {
         let write = || -> anyhow::Result<()> {

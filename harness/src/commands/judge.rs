@@ -18,10 +18,10 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     }
     let results = judge::judge(&collect::evidence(&dir)?);
     let json = args.json.as_ref().map(|path| cwd.join(path));
-    print(&report::summary(&results, &dir))?;
     // Evidence may be kept where nothing can be written any more.
     if let Err(error) = report::write(&results, &dir, json.as_deref()) {
         say(format_args!("note     {error:#}"));
     }
+    print(&report::summary(&results, &dir))?;
     Ok(results.exit_code)
 }

@@ -83,13 +83,15 @@ pub async fn run(session: &Session, args: &TortureArgs) -> Result<u8, Stop> {
 
     let mut report = Report::new(args.seed, args.count);
     let ended = bench.rounds(args, &mut report).await;
-    // What was wrong is kept elsewhere.
-    fs::remove_dir_all(&bench.root).with_context(|| bench.root.display().to_string())?;
     let mut text = serde_json::to_string_pretty(&report).context("the report")?;
     text.push('\n');
-    print(&text)?;
     if let Some(path) = json {
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print(&text)?;
+    // What was wrong is kept elsewhere.
+    if let Err(error) = fs::remove_dir_all(&bench.root) {
+        say(format_args!("torture  {} stays: {error}", bench.root.display()));
     }
     ended?;
     Ok(if report.violations.is_empty() { AS_EXPECTED } else { NOT_AS_EXPECTED })
