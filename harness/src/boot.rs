@@ -120,10 +120,17 @@ impl Recipe {
     /// recipes with the same key may restore each other's guests. Paths of the
     /// host are no part of it, since what lies there is attached afterwards.
     pub fn snapshot_key(&self) -> String {
-        let mut machine = self.arguments(Wiring::Harness).join("\n");
-        for path in self.exports.iter().map(|e| &e.path).chain([&self.vmlinux, &self.initrd]) {
-            machine = machine.replace(&*path.to_string_lossy(), "");
-        }
+        let nowhere = Recipe {
+            vmlinux: PathBuf::new(),
+            initrd: PathBuf::new(),
+            exports: self
+                .exports
+                .iter()
+                .map(|export| Export { path: PathBuf::new(), tag: export.tag.clone() })
+                .collect(),
+            ..self.clone()
+        };
+        let machine = nowhere.arguments(Wiring::Harness).join("\n");
         let prepare = serde_json::to_string(&self.prepare).expect("plain data");
         let Qemu { build, host, .. } = &self.qemu;
         let parts = [&self.kernel_key, &self.initrd_key, &machine, &prepare, build, host];

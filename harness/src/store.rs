@@ -222,6 +222,9 @@ fn hold_soon(dir: &Path) -> Result<Flock<File>> {
     loop {
         match hold(dir, FlockArg::LockExclusiveNonblock) {
             Ok(held) => return Ok(held),
+            Err(error) if error.downcast_ref() != Some(&nix::errno::Errno::EWOULDBLOCK) => {
+                return Err(error);
+            }
             Err(error) if Instant::now() >= deadline => {
                 return Err(error.context("somebody keeps it locked"));
             }
