@@ -30,6 +30,10 @@ use crate::report::step;
 /// earlier has another reason.
 const PATIENCE: Duration = Duration::from_millis(990);
 
+/// The ioctls with this limit (`dmirror_range_fault()` and
+/// `dmirror_range_snapshot()`); an EBUSY of the others always has another reason.
+const LIMITED: [&str; 3] = ["READ", "WRITE", "SNAPSHOT"];
+
 /// An open device. It mirrors the address space of the process that opened it.
 #[derive(Debug)]
 pub(crate) struct Dmirror {
@@ -183,7 +187,10 @@ impl Dmirror {
         loop {
             let begin = Instant::now();
             let reply = self.call_once(name, pages, mirror)?;
-            if !matches!(reply.result, Err(Errno::EBUSY)) || begin.elapsed() < PATIENCE {
+            let gave_up = LIMITED.contains(&name)
+                && matches!(reply.result, Err(Errno::EBUSY))
+                && begin.elapsed() >= PATIENCE;
+            if !gave_up {
                 return Ok(reply);
             }
             step(format_args!("{name} {self} {pages} again"));
