@@ -138,9 +138,9 @@ fn publish(
         toolchain: configured.toolchain.clone(),
         vmlinux_sha256: digest_of(&obj.join(VMLINUX)).context("the kernel that was just built")?,
     };
-    if ctx.store.path(name).exists() {
+    let place = ctx.store.path(name);
+    if place.exists() {
         // It could not be read, or this would not have been built.
-        let place = ctx.store.path(name);
         fs::remove_dir_all(&place)
             .or_else(|_| fs::remove_file(&place))
             .context("cannot remove a damaged kernel")?;
