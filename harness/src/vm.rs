@@ -40,11 +40,19 @@ const CONSOLE_LIMIT: u64 = 64 << 20;
 /// what an honest test sends.
 const FRAMES_LIMIT: u64 = 1 << 20;
 
+/// How many more are taken for each second since the order: a test that takes
+/// its time is told to be alive all the while.
+const FRAMES_PER_SECOND: u64 = 1 << 10;
+
 /// How many of the last lines of the console are at hand for a message.
 const CONSOLE_TAIL: usize = 30;
 
 /// How long an agent may take to make room for what it is told.
 const LISTENS: Duration = Duration::from_secs(5);
+
+/// How long it is looked, when a deadline has passed, for what was said before
+/// it: in one turn the runtime may tell of the time and not yet of the streams.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How long what was said before a deadline may take to be read after it.
 const BELATED: Duration = Duration::from_millis(500);
@@ -158,6 +166,7 @@ pub struct Vm<'a> {
     decoder: Decoder,
     next_seq: u64,
     frame_bytes: u64,
+    told: Instant,
     console: pipe::Receiver,
     console_open: bool,
     console_log: File,
@@ -225,6 +234,7 @@ impl<'a> Vm<'a> {
             decoder: Decoder::default(),
             next_seq: 0,
             frame_bytes: 0,
+            told: Instant::now(),
             console,
             console_open: true,
             console_log,
@@ -265,6 +275,7 @@ impl<'a> Vm<'a> {
     /// answer will tell.
     pub async fn tell(&mut self, message: &HostMessage) {
         self.frame_bytes = 0;
+        self.told = Instant::now();
         let bytes = frame::encode(message).expect("what the harness says is short");
         // An agent that does not read does not keep us from our deadlines.
         let said = tokio::time::timeout(LISTENS, self.agent.write_all(&bytes)).await;
@@ -303,9 +314,16 @@ impl<'a> Vm<'a> {
         let mut agent_bytes = [0u8; 8192];
         let mut console_bytes = [0u8; 8192];
         loop {
-            if self.is_late(deadline) {
-                return Happening::Deadline;
-            }
+            let patience = match self.late {
+                Some((of, since)) if of == deadline => {
+                    // One that never stops talking does not put it off.
+                    if since.elapsed() >= BELATED {
+                        return Happening::Deadline;
+                    }
+                    since + LOOK
+                }
+                _ => deadline,
+            };
             match self.decoder.take::<Sealed>() {
                 Ok(Some(sealed)) => return self.accept(sealed),
                 Ok(None) => {}
@@ -326,8 +344,9 @@ impl<'a> Vm<'a> {
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
                     Ok(n @ 1..) => {
                         self.frame_bytes += n as u64;
-                        if self.frame_bytes > FRAMES_LIMIT {
-                            let what = format!("more than {FRAMES_LIMIT} bytes of frames");
+                        let limit = frames_limit(self.told.elapsed());
+                        if self.frame_bytes > limit {
+                            let what = format!("more than {limit} bytes of frames");
                             return Happening::Gone(VmEnd::Agent { what });
                         }
                         self.decoder.push(&agent_bytes[..n]);
@@ -357,24 +376,14 @@ impl<'a> Vm<'a> {
                     let code = status.ok().and_then(|status| status.code()).unwrap_or(-1);
                     return Happening::Gone(self.end_by_itself(code));
                 }
-                () = tokio::time::sleep_until(deadline) => return Happening::Deadline,
-            }
-        }
-    }
-
-    /// Whether a deadline has passed for good. While the harness itself was
-    /// stopped the guest went on, and what it said meanwhile is there to be read;
-    /// but one that never stops talking does not put it off.
-    fn is_late(&mut self, deadline: Instant) -> bool {
-        let now = Instant::now();
-        if now < deadline {
-            return false;
-        }
-        match self.late {
-            Some((of, since)) if of == deadline => now >= since + BELATED,
-            _ => {
-                self.late = Some((deadline, now));
-                false
+                () = tokio::time::sleep_until(patience) => {
+                    if patience != deadline {
+                        return Happening::Deadline;
+                    }
+                    // While the harness itself was stopped the guest went on, and
+                    // what it said meanwhile is there to be read.
+                    self.late = Some((deadline, Instant::now()));
+                }
             }
         }
     }
@@ -503,10 +512,33 @@ fn send_descriptor(socket: &UnixStream, bytes: &[u8], file: &File) -> std::io::R
     if sent == bytes.len() { Ok(()) } else { Err(std::io::ErrorKind::WriteZero.into()) }
 }
 
+/// How many bytes of frames are taken, so long after the last order.
+fn frames_limit(since: Duration) -> u64 {
+    FRAMES_LIMIT + since.as_secs() * FRAMES_PER_SECOND
+}
+
 /// 128 random bits, as hex.
 fn nonce() -> Result<String> {
     let mut bytes = [0u8; 16];
     std::io::Read::read_exact(&mut File::open("/dev/urandom").context("/dev/urandom")?, &mut bytes)
         .context("/dev/urandom")?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use hmm_protocol::wire::ALIVE_EVERY_MS;
+
+    use super::*;
+
+    #[test]
+    fn a_test_may_be_alive_for_a_day() {
+        let id = "hmm.a_test_with_a_name_that_is_longer_than_any.coherent".to_owned();
+        let message = GuestMessage::Alive { id };
+        let sealed = Sealed { nonce: "0".repeat(32), seq: u64::MAX, message };
+        let one = frame::encode(&sealed).expect("it is short").len() as u64;
+        let day = Duration::from_secs(24 * 60 * 60);
+        let signs = u64::try_from(day.as_millis()).expect("it fits") / ALIVE_EVERY_MS;
+        assert!(signs * one < frames_limit(day), "{signs} signs of {one} bytes");
+    }
 }

@@ -39,6 +39,8 @@ pub(super) struct Starts<'a> {
     made: Cell<u32>,
     /// What was already forgiven: once in a run, or it would be hidden.
     forgiven: RefCell<Option<String>>,
+    /// Whether a VM that came up too late was forgiven: once in a run, too.
+    late: Cell<bool>,
     /// One worker looks for the saved guest, or makes it; the others wait.
     saved: Mutex<Saved>,
     doubts: Cell<u32>,
@@ -84,6 +86,7 @@ impl<'a> Starts<'a> {
             tests,
             made: Cell::new(0),
             forgiven: RefCell::new(None),
+            late: Cell::new(false),
             saved: Mutex::new(if options.snapshot { Saved::Unknown } else { Saved::None }),
             doubts: Cell::new(0),
         }
@@ -96,7 +99,6 @@ impl<'a> Starts<'a> {
 
     /// A VM in which tests can run.
     pub(super) async fn ready(&self) -> Result<Vm<'a>, Stop> {
-        let mut late = false;
         loop {
             if let Some(snapshot) = self.snapshot().await? {
                 match self.restored(&snapshot).await? {
@@ -104,10 +106,10 @@ impl<'a> Starts<'a> {
                     None => continue,
                 }
             }
-            let mut vm = self.prepared(&mut late).await?.vm;
+            let mut vm = self.prepared().await?.vm;
             match self.attach(&mut vm).await {
                 None => return Ok(vm),
-                Some(end) => self.failed(vm, end, &mut late).await?,
+                Some(end) => self.failed(vm, end).await?,
             }
         }
     }
@@ -156,8 +158,7 @@ impl<'a> Starts<'a> {
     /// Boots a guest and saves it. That it cannot be saved is told and costs
     /// time; that the kernel does not come up is the end.
     async fn make_snapshot(&self, key: &str) -> Result<Saved, Stop> {
-        let Prepared { mut vm, release, boot_id, uptime_us, taint } =
-            self.prepared(&mut false).await?;
+        let Prepared { mut vm, release, boot_id, uptime_us, taint } = self.prepared().await?;
         let draft = snapshot::draft(&self.ctx.store).and_then(|draft| {
             let state = std::fs::File::create_new(draft.path().join(STATE))?;
             Ok((draft, state))
@@ -270,7 +271,7 @@ impl<'a> Starts<'a> {
     }
 
     /// A VM that has booted and is in order, but for what comes from the host.
-    async fn prepared(&self, late: &mut bool) -> Result<Prepared<'a>, Stop> {
+    async fn prepared(&self) -> Result<Prepared<'a>, Stop> {
         loop {
             let mut vm = self.start(None).await?;
             let scale = self.options.time_scale;
@@ -296,7 +297,7 @@ impl<'a> Starts<'a> {
                 Ok(other) => unexpected(&other),
                 Err(end) => end,
             };
-            self.failed(vm, end, late).await?;
+            self.failed(vm, end).await?;
         }
     }
 
@@ -321,18 +322,18 @@ impl<'a> Starts<'a> {
         Ok(Vm::start(self.ctx, self.consoles, self.recipe, number, state).await?)
     }
 
-    /// Ends a VM that did not come up after a boot. One may be `late`.
+    /// Ends a VM that did not come up after a boot.
     ///
     /// # Errors
     /// Unless it may be tried once more.
-    async fn failed(&self, vm: Vm<'a>, end: VmEnd, late: &mut bool) -> Result<(), Stop> {
+    async fn failed(&self, vm: Vm<'a>, end: VmEnd) -> Result<(), Stop> {
         let tail = vm.console_tail();
         vm.end(end.clone()).await;
         self.ctx.log.check()?;
         match end {
             VmEnd::Interrupted => Err(Stop::Interrupted),
             VmEnd::QemuGone { .. } => self.forgive(&end),
-            VmEnd::Deadline { .. } if !std::mem::replace(late, true) => {
+            VmEnd::Deadline { .. } if !self.late.replace(true) => {
                 self.ctx.log.note(format!("{}, which is forgiven once", describe(&end)));
                 Ok(())
             }
@@ -390,21 +391,23 @@ fn refused_or_unexpected(message: &GuestMessage) -> VmEnd {
 }
 
 /// In what a guest differs from the one that was saved, if it does. It may be
-/// older by `since`.
-fn difference(saved: &Facts, seen: &Facts, since: Duration) -> Option<String> {
+/// older by `most`, and [a little](CLOCK_SLACK) more.
+fn difference(saved: &Facts, seen: &Facts, most: Duration) -> Option<String> {
     if seen.release != saved.release {
         return Some(format!("it runs {} and not {}", seen.release, saved.release));
     }
     if seen.boot_id != saved.boot_id {
         return Some("it is of another boot".into());
     }
-    let most = Duration::from_micros(saved.uptime_us) + since + CLOCK_SLACK;
+    let then = Duration::from_micros(saved.uptime_us);
     let now = Duration::from_micros(seen.uptime_us);
-    if seen.uptime_us < saved.uptime_us || now > most {
-        let then = Duration::from_micros(saved.uptime_us);
-        return Some(format!("its clock went from {then:.1?} to {now:.1?} in {since:.1?}"));
+    if now < then {
+        return Some(format!("its clock went back from {then:.1?} to {now:.1?}"));
     }
-    None
+    let most = most + CLOCK_SLACK;
+    (now > then + most).then(|| {
+        format!("its clock went from {then:.1?} to {now:.1?}, where {most:.1?} were the most")
+    })
 }
 
 #[cfg(test)]

@@ -78,6 +78,17 @@ async fn a_guest_that_is_not_put_in_order_in_time_is_forgiven_once_too() {
 }
 
 #[tokio::test]
+async fn a_second_guest_that_is_late_is_not_forgiven() {
+    let told = Story::new().isolated().first(At::Attach, [Act::Hang]);
+    let told = told.turn(2, At::Attach, [Act::Hang]).hurried(0.1).told().await;
+    told.exits(125)
+        .verdicts([Passed, NotRun, NotRun])
+        .machines(3)
+        .notes(&["the attach deadline of 1.0 s passed, which is forgiven once"])
+        .says("the attach deadline of 1.0 s passed");
+}
+
+#[tokio::test]
 async fn an_agent_of_another_version_is_not_ours() {
     let hello = GuestMessage::Hello {
         protocol: VERSION + 1,
@@ -363,6 +374,38 @@ async fn a_harness_that_stood_still_blames_nobody() {
     told.exits(0).verdicts([Passed; 3]).machines(1).says_nothing();
 }
 
+/// In a process of its own: the other stories would stand still with it.
+#[tokio::test]
+async fn a_harness_that_is_stopped_blames_nobody() {
+    if std::env::var_os("STOPPED").is_none() {
+        return alone("a_harness_that_is_stopped_blames_nobody", "STOPPED");
+    }
+    let stop = "
+        harness=$(cut -d' ' -f4 /proc/$(cut -d' ' -f4 /proc/$PPID/stat)/stat)
+        kill -STOP $harness
+        for thread in /proc/$harness/task/*; do
+            until grep -q 'State:.T' $thread/status; do sleep 0.01; done
+        done
+        env -i sh -c \"sleep 2; kill -CONT $harness\" >&- 2>&- &";
+    let acts = [Act::Shell(stop.into())].into_iter().chain(ends(B, passed(B)));
+    let told = Story::new().in_test(B, acts).hurried(0.05).timeout(2).told().await;
+    assert!(told.took > Duration::from_secs(2), "it was not stopped: {told}");
+    told.exits(0).verdicts([Passed; 3]).machines(1).says_nothing();
+}
+
+/// Tells a story once more in a process of its own, which knows it by a variable
+/// of its environment.
+#[expect(clippy::disallowed_methods, reason = "nothing is left of it when it has ended")]
+fn alone(story: &str, variable: &str) {
+    let ended = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([story, "--exact"])
+        .env(variable, "1")
+        .output()
+        .unwrap();
+    let told = [ended.stdout, ended.stderr].concat();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&told));
+}
+
 #[tokio::test]
 async fn what_a_qemu_leaves_behind_does_not_hold_us_up() {
     // They hold every pipe and socket open. One of them ignores what can be
@@ -493,7 +536,7 @@ async fn saved_guests_that_never_come_back_are_not_tried_for_ever() {
 async fn a_restored_guest_whose_clock_went_back_is_not_believed() {
     let told = Story::new().with_snapshots().turn(1, At::Start, [Act::Say(hello("boot 0", 1))]);
     let told = told.told().await.exits(0).machines(4);
-    assert!(told.notes_made()[0].contains("its clock went from 900.0ms to 1.0ms"), "{told}");
+    assert!(told.notes_made()[0].contains("its clock went back from 900.0ms to 1.0ms"), "{told}");
 }
 
 #[tokio::test]
