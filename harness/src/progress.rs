@@ -12,6 +12,7 @@ use crate::run::describe;
 #[derive(Debug, Default)]
 pub struct Progress {
     planned: usize,
+    ordered: usize,
     finished: usize,
 }
 
@@ -28,13 +29,19 @@ impl Progress {
             Event::CutShort { reason } => Some(format!("run      {reason}")),
             Event::Note { text } => Some(format!("note     {text}")),
             Event::Planned { tests, repeat, not_applicable } => {
-                (self.planned, self.finished) = (tests.len() * *repeat as usize, 0);
+                *self = Progress { planned: tests.len() * *repeat as usize, ..Progress::default() };
                 let rest = match not_applicable.len() {
                     0 => String::new(),
                     n => format!(", {n} do not apply to this kernel"),
                 };
                 let times = if *repeat > 1 { format!(", {repeat} times") } else { String::new() };
                 Some(format!("run      {} tests{times}{rest}", tests.len()))
+            }
+            Event::Ordered { .. } => {
+                self.ordered += 1;
+                // A test may have another turn than those that were planned.
+                self.planned = self.planned.max(self.ordered);
+                None
             }
             Event::Frame { sealed, .. } => self.frame(&sealed.message),
             Event::VmEnded { end: VmEnd::Done | VmEnd::Saved | VmEnd::Interrupted, .. } => None,
@@ -45,7 +52,6 @@ impl Progress {
             | Event::Kernel(_)
             | Event::Machine(_)
             | Event::VmStarted { .. }
-            | Event::Ordered { .. }
             | Event::Symbols { .. }
             | Event::Stopped { .. } => None,
         }
@@ -54,12 +60,12 @@ impl Progress {
     fn frame(&mut self, message: &GuestMessage) -> Option<String> {
         match message {
             GuestMessage::Hello { release, .. } => Some(format!("boot     {release} is up")),
-            GuestMessage::Finished { id, outcome, duration_us, .. } => {
+            GuestMessage::Finished { id, outcome, duration_us, health } => {
                 self.finished += 1;
                 let time = seconds(Duration::from_micros(*duration_us));
                 let word = match outcome {
-                    Outcome::Passed => "ok",
-                    Outcome::Failed(_) => "FAILED",
+                    Outcome::Passed if health.is_unchanged() => "ok",
+                    Outcome::Passed | Outcome::Failed(_) => "FAILED",
                     Outcome::Skipped { .. } => "skipped",
                     Outcome::Died { .. } => "DIED",
                     Outcome::TimedOut { .. } => "TIMED OUT",
@@ -114,6 +120,8 @@ pub fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hmm_protocol::wire::Health;
+
     use super::*;
 
     #[test]
@@ -122,6 +130,23 @@ mod tests {
         check(40, "0.0 s");
         check(1_250, "1.2 s");
         check(245_000, "4 min 05 s");
+    }
+
+    #[test]
+    fn a_test_that_spoiled_the_kernel_is_not_called_ok() {
+        let finished = |warnings| GuestMessage::Finished {
+            id: "hmm.migrate.private".into(),
+            outcome: Outcome::Passed,
+            duration_us: 1,
+            health: Health { warnings, ..Health::default() },
+        };
+        let mut progress = Progress { planned: 1, ..Progress::default() };
+        let mut turn = |warnings| {
+            progress.line(&Event::Ordered { vm: 0, id: "hmm.migrate.private".into(), turn: 0 });
+            progress.frame(&finished(warnings)).expect("a line")
+        };
+        assert!(turn(0).contains("1/1 ok"));
+        assert!(turn(1).contains("2/2 FAILED"));
     }
 
     #[test]

@@ -160,6 +160,11 @@ impl Health {
     pub fn of_taint(taint: u64) -> Self {
         Health { taint_before: taint, taint_after: taint, ..Health::default() }
     }
+
+    /// Whether nothing happened in it.
+    pub fn is_unchanged(&self) -> bool {
+        *self == Health::of_taint(self.taint_before)
+    }
 }
 
 /// How a test ended, as seen from inside the guest.

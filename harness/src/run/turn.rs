@@ -1,7 +1,7 @@
 //! One turn of a test on a VM, and how long each part of it may take.
 
 use hmm_protocol::TestId;
-use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Job, Outcome, Setting};
+use hmm_protocol::wire::{GuestMessage, HostMessage, Job, Outcome, Setting};
 use tokio::time::{Duration, Instant};
 
 use super::Options;
@@ -210,9 +210,8 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
         };
         break VmEnd::Replaced { reason };
     };
-    let failed = finished.is_some_and(|(outcome, health)| {
-        outcome != Outcome::Passed || health != Health::of_taint(health.taint_before)
-    });
+    let failed = finished
+        .is_some_and(|(outcome, health)| outcome != Outcome::Passed || !health.is_unchanged());
     After::Over { end, begun, told: complaint.is_some() || failed }
 }
 
