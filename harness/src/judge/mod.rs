@@ -9,6 +9,8 @@ mod health;
 mod known;
 mod results;
 
+use std::time::Duration;
+
 use hmm_protocol::wire::{Failure, Outcome};
 
 pub use known::{KernelRange, KnownIssue, known_issues};
@@ -19,6 +21,7 @@ use crate::console::Severity;
 use crate::events::VmEnd;
 use crate::flow::Stage;
 use crate::plan::{Expect, Plan};
+use crate::progress::seconds;
 use crate::run::describe;
 use crate::stop::{self, Stop};
 use history::{Attempt, Complaint, History, Said, turns};
@@ -216,9 +219,10 @@ fn from_the_test(
             (Verdict::Crashed, with_cause(format!("the test process was {how}"), worst), None)
         }
         Outcome::TimedOut { killed, stack } => {
-            let mut reason = "it did not end in time".to_owned();
+            let time = seconds(Duration::from_micros(said.duration_us));
+            let mut reason = format!("it did not end in time and was given up after {time}");
             if !killed {
-                reason.push_str(", and cannot be killed");
+                reason.push_str(", for it cannot be killed");
             }
             if let Some(top) = stack.lines().next() {
                 reason.push_str(&format!("; in the kernel it was at {top}"));
