@@ -18,26 +18,33 @@ const FRAMES: usize = 4;
 /// What `results.json` is called while it is written.
 pub const DRAFT: &str = "results.json.new";
 
-/// Writes `results.json` into `dir`, whole or not at all, and a copy to `json` if
-/// it is given.
+/// Writes `results.json` into `dir`, whole or not at all.
 ///
 /// # Errors
-/// When a file cannot be written.
-pub fn write(results: &Results, dir: &Path, json: Option<&Path>) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(results).context("results.json")?;
-    text.push('\n');
+/// When it cannot be written.
+pub fn write(results: &Results, dir: &Path) -> Result<()> {
+    let text = json(results)?;
     let path = dir.join("results.json");
     let draft = dir.join(DRAFT);
-    let own = fs::write(&draft, &text)
+    fs::write(&draft, &text)
         .and_then(|()| fs::rename(&draft, &path))
         // What was written of it is of use to nobody.
         .inspect_err(|_| drop(fs::remove_file(&draft)))
-        .with_context(|| format!("cannot write {}", path.display()));
-    // They may lie on different disks, of which one is full.
-    let other = json.map_or(Ok(()), |path| {
-        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))
-    });
-    own.and(other)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes a copy of `results.json` to `path`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_copy(results: &Results, path: &Path) -> Result<()> {
+    fs::write(path, json(results)?).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn json(results: &Results) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(results).context("results.json")?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// How to call this program again: through cargo if it was called so.

@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::events::Record;
@@ -119,9 +120,10 @@ fn is_run(dir: &Path) -> bool {
 /// When another run has it.
 pub fn hold(dir: &Path) -> Result<Flock<File>> {
     let file = File::open(dir).with_context(|| dir.display().to_string())?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("{} belongs to a run that is still going", dir.display()))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => anyhow!("{} belongs to a run that is still going", dir.display()),
+        error => anyhow!("cannot lock {}: {error}", dir.display()),
+    })
 }
 
 /// Whether a run is still writing to its directory.
@@ -179,15 +181,15 @@ fn point_latest_at(base: &Path, dir: &Path) -> Result<()> {
 pub fn find(run: &str, cwd: &Path) -> Result<PathBuf, Problem> {
     let bases = base(cwd).ok();
     let candidates = [bases.map(|b| b.join(run)), Some(cwd.join(run))];
-    candidates
-        .into_iter()
-        .flatten()
-        .find(|dir| dir.join(MARK).exists())
-        .map(|dir| dir.canonicalize().unwrap_or(dir))
-        .ok_or_else(|| {
-            Problem::new("RUN", format!("there is no run {run:?}"))
-                .hint("name a run directory, its name, or `latest`")
-        })
+    let mut candidates = candidates.into_iter().flatten();
+    if let Some(dir) = candidates.clone().find(|dir| dir.join(MARK).exists()) {
+        return Ok(dir.canonicalize().unwrap_or(dir));
+    }
+    let what = match candidates.find(|dir| dir.exists()) {
+        Some(dir) => format!("{} is no run directory: it holds no {MARK}", dir.display()),
+        None => format!("there is no run {run:?}"),
+    };
+    Err(Problem::new("RUN", what).hint("name a run directory, its name, or `latest`"))
 }
 
 #[cfg(test)]

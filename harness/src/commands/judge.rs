@@ -1,5 +1,6 @@
 //! `judge`: a saved run, judged again.
 
+use super::run_kernel_tests::check_json;
 use crate::cli::JudgeArgs;
 use crate::progress::{print, say};
 use crate::stop::{Problem, Stop};
@@ -16,12 +17,18 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         let what = format!("{} is still going", dir.display());
         return Err(Stop::usage(Problem::new("RUN", what).hint("wait for its end")));
     }
-    let results = judge::judge(&collect::evidence(&dir)?);
     let json = args.json.as_ref().map(|path| cwd.join(path));
+    if let Some(problem) = json.as_deref().and_then(check_json) {
+        return Err(Stop::usage(problem));
+    }
+    let results = judge::judge(&collect::evidence(&dir)?);
     // Evidence may be kept where nothing can be written any more.
-    if let Err(error) = report::write(&results, &dir, json.as_deref()) {
+    if let Err(error) = report::write(&results, &dir) {
         say(format_args!("note     {error:#}"));
     }
     print(&report::summary(&results, &dir))?;
+    if let Some(json) = json {
+        report::write_copy(&results, &json)?;
+    }
     Ok(results.exit_code)
 }

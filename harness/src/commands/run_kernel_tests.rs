@@ -208,7 +208,10 @@ pub async fn carry_out(
         evidence.records.push(Record { t_ms, event });
     }
     let mut results = judge::judge(&evidence);
-    if let Err(error) = report::write(&results, &dir, prepared.json.as_deref()) {
+    let own = report::write(&results, &dir);
+    // They may lie on different disks, of which one is full.
+    let copy = prepared.json.as_ref().map_or(Ok(()), |path| report::write_copy(&results, path));
+    if let Err(error) = own.and(copy) {
         // What was judged is shown all the same.
         results.outcome = RunOutcome::Fault;
         results.exit_code = stop::FAULT;
