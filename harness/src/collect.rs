@@ -37,7 +37,7 @@ pub struct Evidence {
 pub fn evidence(dir: &Path) -> Result<Evidence> {
     let plan_path = dir.join("plan.yaml");
     let text = fs::read_to_string(&plan_path)
-        .with_context(|| format!("the run has not left {}", plan_path.display()))?;
+        .with_context(|| format!("cannot read {}", plan_path.display()))?;
     let plan = serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
     let records = records(&dir.join("events.jsonl"))?;
     let consoles = consoles(dir, &records)?;

@@ -314,15 +314,11 @@ impl<'a> Vm<'a> {
         let mut agent_bytes = [0u8; 8192];
         let mut console_bytes = [0u8; 8192];
         loop {
-            let patience = match self.late {
-                Some((of, since)) if of == deadline => {
-                    // One that never stops talking does not put it off.
-                    if since.elapsed() >= BELATED {
-                        return Happening::Deadline;
-                    }
-                    since + LOOK
-                }
-                _ => deadline,
+            let patience = match self.late_since(deadline) {
+                // One that never stops talking does not put it off.
+                Some(since) if since.elapsed() >= BELATED => return Happening::Deadline,
+                Some(since) => since + LOOK,
+                None => deadline,
             };
             match self.decoder.take::<Sealed>() {
                 Ok(Some(sealed)) => return self.accept(sealed),
@@ -344,9 +340,9 @@ impl<'a> Vm<'a> {
                 read = self.agent.read(&mut agent_bytes), if self.agent_open => match read {
                     Ok(n @ 1..) => {
                         self.frame_bytes += n as u64;
-                        let limit = frames_limit(self.told.elapsed());
-                        if self.frame_bytes > limit {
-                            let what = format!("more than {limit} bytes of frames");
+                        if self.frame_bytes > frames_limit(self.told.elapsed()) {
+                            let bytes = self.frame_bytes;
+                            let what = format!("too many frames, {bytes} bytes since its order");
                             return Happening::Gone(VmEnd::Agent { what });
                         }
                         self.decoder.push(&agent_bytes[..n]);
@@ -377,13 +373,27 @@ impl<'a> Vm<'a> {
                     return Happening::Gone(self.end_by_itself(code));
                 }
                 () = tokio::time::sleep_until(patience) => {
-                    if patience != deadline {
+                    if patience > deadline {
                         return Happening::Deadline;
                     }
-                    // While the harness itself was stopped the guest went on, and
-                    // what it said meanwhile is there to be read.
-                    self.late = Some((deadline, Instant::now()));
                 }
+            }
+        }
+    }
+
+    /// Since when it is known that a deadline has passed, if it has. That is not
+    /// its end: while the harness itself was stopped the guest went on, and what it
+    /// said meanwhile is there to be read.
+    fn late_since(&mut self, deadline: Instant) -> Option<Instant> {
+        let now = Instant::now();
+        if now < deadline {
+            return None;
+        }
+        match self.late {
+            Some((of, since)) if of == deadline => Some(since),
+            _ => {
+                self.late = Some((deadline, now));
+                Some(now)
             }
         }
     }

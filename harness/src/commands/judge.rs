@@ -18,17 +18,16 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         return Err(Stop::usage(Problem::new("RUN", what).hint("wait for its end")));
     }
     let json = args.json.as_ref().map(|path| cwd.join(path));
-    if let Some(problem) = json.as_deref().and_then(check_json) {
-        return Err(Stop::usage(problem));
+    if let Some(json) = &json {
+        let problem = check_json(json).or_else(|| rundir::check_json(json, &dir));
+        problem.map_or(Ok(()), |problem| Err(Stop::usage(problem)))?;
     }
     let results = judge::judge(&collect::evidence(&dir)?);
     // Evidence may be kept where nothing can be written any more.
     if let Err(error) = report::write(&results, &dir) {
         say(format_args!("note     {error:#}"));
     }
-    print(&report::summary(&results, &dir))?;
-    if let Some(json) = json {
-        report::write_copy(&results, &json)?;
-    }
+    let copied = json.map_or(Ok(()), |json| report::write_copy(&results, &json));
+    print(&report::summary(&results, &dir)).and(copied)?;
     Ok(results.exit_code)
 }

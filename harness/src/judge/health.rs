@@ -28,12 +28,6 @@ const TAINTS: [(char, &str); 20] = [
     ('J', "a firmware interface was used to change the machine"),
 ];
 
-/// Whether nothing changed.
-pub(super) fn is_good(health: &Health) -> bool {
-    let Health { taint_before, taint_after, warnings, oopses } = health;
-    taint_before == taint_after && *warnings == 0 && *oopses == 0
-}
-
 /// What changed, in words.
 pub(super) fn describe(health: &Health) -> String {
     let mut changes = Vec::new();
@@ -78,7 +72,7 @@ mod tests {
         let check = |before, after, warnings, oopses, expect: &str| {
             let (taint_before, taint_after) = (before, after);
             let health = Health { taint_before, taint_after, warnings, oopses };
-            assert!(!is_good(&health));
+            assert!(!health.is_unchanged());
             assert_eq!(describe(&health), expect);
         };
         check(0, 1 << 9, 0, 0, "the kernel's taint changed: W (a warning was issued)");
@@ -91,6 +85,6 @@ mod tests {
         );
         check(1 << 9, 1 << 9, 2, 1, "the kernel counted 2 warnings; the kernel counted one oops");
         check(1 << 14, 0, 0, 0, "the kernel lost its taint: L (a CPU was locked up)");
-        assert!(is_good(&Health { taint_before: 512, taint_after: 512, ..Health::default() }));
+        assert!(Health::of_taint(512).is_unchanged());
     }
 }

@@ -163,7 +163,7 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> Judged {
     };
     result.checks.taint = match &attempt.said {
         None => Check::None,
-        Some(said) if health::is_good(&said.health) => Check::Ok,
+        Some(said) if said.health.is_unchanged() => Check::Ok,
         Some(_) => Check::Bad,
     };
     (result.verdict, result.reason) = match (verdict, worst) {

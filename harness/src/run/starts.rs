@@ -39,8 +39,10 @@ pub(super) struct Starts<'a> {
     made: Cell<u32>,
     /// What was already forgiven: once in a run, or it would be hidden.
     forgiven: RefCell<Option<String>>,
-    /// Whether a VM that came up too late was forgiven: once in a run, too.
-    late: Cell<bool>,
+    /// How many VMs had been started when one that came up too late was forgiven:
+    /// once in a run, too. What made it late may have made those late as well that
+    /// were starting beside it.
+    late: Cell<Option<u32>>,
     /// One worker looks for the saved guest, or makes it; the others wait.
     saved: Mutex<Saved>,
     doubts: Cell<u32>,
@@ -86,7 +88,7 @@ impl<'a> Starts<'a> {
             tests,
             made: Cell::new(0),
             forgiven: RefCell::new(None),
-            late: Cell::new(false),
+            late: Cell::new(None),
             saved: Mutex::new(if options.snapshot { Saved::Unknown } else { Saved::None }),
             doubts: Cell::new(0),
         }
@@ -327,13 +329,14 @@ impl<'a> Starts<'a> {
     /// # Errors
     /// Unless it may be tried once more.
     async fn failed(&self, vm: Vm<'a>, end: VmEnd) -> Result<(), Stop> {
-        let tail = vm.console_tail();
+        let (tail, number) = (vm.console_tail(), vm.number());
         vm.end(end.clone()).await;
         self.ctx.log.check()?;
         match end {
             VmEnd::Interrupted => Err(Stop::Interrupted),
             VmEnd::QemuGone { .. } => self.forgive(&end),
-            VmEnd::Deadline { .. } if !self.late.replace(true) => {
+            VmEnd::Deadline { .. } if self.late.get().is_none_or(|made| number < made) => {
+                self.late.set(Some(self.late.get().unwrap_or(self.made.get())));
                 self.ctx.log.note(format!("{}, which is forgiven once", describe(&end)));
                 Ok(())
             }

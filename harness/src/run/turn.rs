@@ -199,11 +199,10 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
                 continue;
             }
         }
-        let counters_rose = health.warnings > 0 || health.oopses > 0;
         let reason = match (outcome, &complaint) {
             (_, Some(title)) => title.clone(),
             (Outcome::TimedOut { .. }, None) => "a test had to be killed".to_owned(),
-            _ if counters_rose || health.taint_before != health.taint_after => {
+            _ if !health.is_unchanged() => {
                 "the kernel's taint or its warning counters changed".to_owned()
             }
             (outcome, None) => return After::Fit { passed: *outcome == Outcome::Passed },

@@ -171,7 +171,7 @@ impl Story {
         };
         let log = Log::new(move |event| {
             if self.interrupted_in.is_some_and(|id| tells_the_start_of(event, id)) {
-                kill(Pid::this(), Signal::SIGHUP).unwrap();
+                kill(Pid::this(), Signal::SIGTERM).unwrap();
             }
             if self.stopped_in.is_some_and(|id| tells_the_start_of(event, id)) {
                 std::thread::sleep(Duration::from_secs(3));
