@@ -62,7 +62,10 @@ pub fn console_of(vm: u32) -> String {
 /// What speaks against `--json PATH` beside the run directory `out`.
 pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
     let name = path.file_name()?;
-    let taken = path.parent() == Some(out) && is_ours(name) && name != "results.json";
+    // Either may be named through a link, such as `latest`.
+    let real = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let beside = path.parent().is_some_and(|parent| real(parent) == real(out));
+    let taken = beside && is_ours(name) && name != "results.json";
     taken.then(|| {
         Problem::new("--json", format!("{} is where the run keeps its own", path.display()))
             .hint("results.json is in the run directory anyway")
@@ -195,6 +198,20 @@ pub fn find(run: &str, cwd: &Path) -> Result<PathBuf, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_does_not_take_the_place_of_what_the_run_keeps() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let (dir, link) = (base.path().join("run"), base.path().join("latest"));
+        fs::create_dir(&dir).expect("writable");
+        std::os::unix::fs::symlink("run", &link).expect("writable");
+        for path in [dir.join("events.jsonl"), link.join("events.jsonl")] {
+            assert!(check_json(&path, &dir).is_some(), "{}", path.display());
+        }
+        for path in [link.join("results.json"), dir.join("mine"), base.path().join("plan.yaml")] {
+            assert_eq!(check_json(&path, &dir), None, "{}", path.display());
+        }
+    }
 
     #[test]
     fn out_must_be_empty_or_ours() {
