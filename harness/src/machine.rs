@@ -76,10 +76,17 @@ impl Accelerator {
     }
 
     /// QEMU's `-accel` argument.
+    ///
+    /// One thread emulates all processors. With a thread for each, QEMU 7.2 lets
+    /// a processor store into the wrong device when another changes the memory
+    /// map at that moment, as a boot does while it looks for PCI devices: then a
+    /// kick or an end of interrupt is lost, and a device stays silent. (QEMU's
+    /// `tcg_commit()` told other processors of the map before they had dropped
+    /// what they knew of the old one; since 8.2 each takes it over by itself.)
     pub fn argument(self) -> &'static str {
         match self {
             Accelerator::Kvm => "kvm",
-            Accelerator::Tcg => "tcg,thread=multi",
+            Accelerator::Tcg => "tcg,thread=single",
         }
     }
 

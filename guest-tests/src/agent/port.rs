@@ -30,6 +30,36 @@ fn find(name: &str) -> Option<OsString> {
     found.map(|port| port.file_name())
 }
 
+/// What there is instead of the port, for whoever looks for the reason: the
+/// ports with their names, the virtio devices with their drivers, and how often
+/// these interrupted each processor.
+fn there_is() -> String {
+    let entries = |class: &str, of: &dyn Fn(&Path) -> String| {
+        let entries = fs::read_dir(class).into_iter().flatten().flatten();
+        let mut told: Vec<String> = entries
+            .map(|entry| format!("{} {}", entry.file_name().to_string_lossy(), of(&entry.path())))
+            .collect();
+        told.sort();
+        if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+    };
+    let ports = entries("/sys/class/virtio-ports", &|port| {
+        let name = fs::read_to_string(port.join("name"));
+        name.map_or_else(|_| "without a name".to_owned(), |name| name.trim().to_owned())
+    });
+    let devices = entries("/sys/bus/virtio/devices", &|device| {
+        let driver = fs::read_link(device.join("driver")).ok();
+        let driver = driver.as_deref().and_then(Path::file_name);
+        driver.map_or_else(|| "without a driver".into(), |name| name.to_string_lossy().into_owned())
+    });
+    let interrupts = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let interrupts: Vec<String> = interrupts
+        .lines()
+        .filter(|line| line.contains("virtio"))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    format!("; ports: {ports}; devices: {devices}; interrupts: {}", interrupts.join(", "))
+}
+
 /// The open port, and where the session on it stands.
 pub(crate) struct Port {
     file: File,
@@ -46,7 +76,7 @@ impl Port {
             match find(NAME) {
                 Some(device) => break device,
                 None if Instant::now() < deadline => thread::sleep(NOT_YET),
-                None => return Err(format!("no virtio port is called {NAME}")),
+                None => return Err(format!("no virtio port is called {NAME}{}", there_is())),
             }
         };
         let path = Path::new("/dev").join(device);
