@@ -77,12 +77,11 @@ impl Accelerator {
 
     /// QEMU's `-accel` argument.
     ///
-    /// One thread emulates all processors. With a thread for each, QEMU 7.2 lets
-    /// a processor store into the wrong device when another changes the memory
-    /// map at that moment, as a boot does while it looks for PCI devices: then a
-    /// kick or an end of interrupt is lost, and a device stays silent. (QEMU's
-    /// `tcg_commit()` told other processors of the map before they had dropped
-    /// what they knew of the old one; since 8.2 each takes it over by itself.)
+    /// One thread emulates all processors. With a thread for each, QEMU 7.2 can
+    /// lose what a processor stores into a device while another changes the memory
+    /// map: seen on a guest that binds virtio-serial anew while it moves another
+    /// device's registers. A boot changes that map too, while it looks for PCI
+    /// devices.
     pub fn argument(self) -> &'static str {
         match self {
             Accelerator::Kvm => "kvm",
