@@ -2,29 +2,23 @@
 //!
 //! A series may add, remove or renumber an ioctl, or move a member of its
 //! argument, so neither names nor numbers are written down here: the names
-//! come from the tree's own `lib/test_hmm_uapi.h`, and its own compiler, with
-//! the flags that the driver was compiled with, says what they are. The values
-//! are read from assembler text, as the kernel's own asm-offsets are: nothing
-//! of the tree is ever run.
+//! come from the tree's own `lib/test_hmm_uapi.h`, and its own compiler says what
+//! they are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use hmm_protocol::wire::Abi;
 
+use crate::ask::{Answer, Question, Silence, ask, body, without_comments};
 use crate::context::Context;
 use crate::flow::Stage;
-use crate::kbuild::compiler;
-use crate::proc::Cmd;
 use crate::stop::{Fault, Stop};
 
 /// The header, since 5.8.
 const HEADER: &str = "lib/test_hmm_uapi.h";
-/// What kbuild saved of the compilation of the driver.
-const COMMAND: &str = "lib/.test_hmm.o.cmd";
 const PREFIX: &str = "HMM_DMIRROR_";
 const PROT: &str = "HMM_DMIRROR_PROT_";
 const STRUCT: &str = "hmm_dmirror_cmd";
@@ -48,25 +42,19 @@ pub async fn read(ctx: &Context, src: &Path, obj: &Path) -> Result<Abi, Stop> {
     if names.ioctls.is_empty() || names.members.is_empty() {
         return Err(lacks(&format!("{HEADER} declares no struct {STRUCT} or no ioctl")));
     }
-    let saved = fs::read_to_string(obj.join(COMMAND))
-        .map_err(|_| lacks("it was built without lib/test_hmm.c"))?;
-    let words = compiler(&saved)
-        .with_context(|| format!("cannot understand {}", obj.join(COMMAND).display()))?;
-
-    let work = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let (source, listing) = (work.path().join("abi.c"), work.path().join("abi.s"));
-    fs::write(&source, program(&names, &src.join(HEADER))).context("cannot write abi.c")?;
-    let command = Cmd::new(&words[0]).args(&words[1..]).args(["-w", "-S", "-o"]);
-    let ended = command.arg(&listing).arg(&source).dir(obj).run(&ctx.interrupt, |_| {}).await?;
-    if !ended.success() {
-        return Err(Stop::Kernel(
-            Fault::new(format!("{HEADER} does not compile on its own"))
-                .at(Stage::Build)
-                .details(ended.tail.into_iter().take(8)),
-        ));
-    }
-    let listing = fs::read_to_string(&listing).context("the compiler wrote no assembler text")?;
-    let abi = values(&listing).map_err(|line| anyhow!("the compiler's answer {line:?}"))?;
+    let includes = format!("#include \"{}\"\n", src.join(HEADER).display());
+    let answers = match ask(ctx, obj, &includes, &questions(&names)).await {
+        Ok(answers) => answers,
+        Err(Silence::Stop(stop)) => return Err(stop),
+        Err(Silence::Tree(lines)) => {
+            return Err(Stop::Kernel(
+                Fault::new(format!("{HEADER} does not compile on its own"))
+                    .at(Stage::Build)
+                    .details(lines),
+            ));
+        }
+    };
+    let abi = values(answers);
     let answered = abi.cmd_size > 0
         && abi.cmd_offsets.len() == names.members.len()
         && abi.prots.len() == names.prots.len();
@@ -110,10 +98,7 @@ fn names(header: &str) -> Names {
 /// The names of the members of the struct. Bit-fields have no offset and are
 /// left out.
 fn members(text: &str) -> Option<BTreeSet<String>> {
-    let bodies = text.match_indices(STRUCT).filter_map(|(at, _)| {
-        text[at + STRUCT.len()..].trim_start().strip_prefix('{')?.split_once('}')
-    });
-    let (body, _) = { bodies }.next()?;
+    let body = body(text, STRUCT)?;
     let name = |declaration: &str| {
         let declared = declaration.split('[').next()?.trim_end();
         let word = declared.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
@@ -123,84 +108,35 @@ fn members(text: &str) -> Option<BTreeSet<String>> {
     Some(declarations.flat_map(|d| d.split(',')).filter_map(name).collect())
 }
 
-/// A text without `/* */` and `//`.
-fn without_comments(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("/*").into_iter().chain(rest.find("//")).min() {
-        out.push_str(&rest[..at]);
-        let block = rest[at..].starts_with("/*");
-        let end = if block { "*/" } else { "\n" };
-        let Some(length) = rest[at + 2..].find(end) else { return out };
-        // A comment counts as a space; the end of a line stays one.
-        out.push(' ');
-        rest = &rest[at + 2 + length + if block { 2 } else { 0 }..];
-    }
-    out.push_str(rest);
-    out
+/// What is asked about the names. What a preprocessor condition took out of the
+/// header has no answer.
+fn questions(names: &Names) -> Vec<Question> {
+    let mut questions = vec![Question::new("size", STRUCT, format!("sizeof(struct {STRUCT})"))];
+    questions.extend(names.members.iter().map(|member| {
+        Question::new("offset", member, format!("offsetof(struct {STRUCT}, {member})"))
+    }));
+    questions
+        .extend(names.prots.iter().map(|prot| Question::new("prot", &prot[PROT.len()..], prot)));
+    questions.extend(names.ioctls.iter().map(|ioctl| Question {
+        ifdef: Some(ioctl.clone()),
+        ..Question::new("ioctl", &ioctl[PREFIX.len()..], ioctl)
+    }));
+    questions
 }
 
-/// A program whose assembler text says the values. What a preprocessor
-/// condition took out of the header is left out here too.
-fn program(names: &Names, header: &Path) -> String {
-    let mut c = format!("#include <linux/stddef.h>\n#include \"{}\"\n", header.display());
-    c.push_str(
-        "#define SAY(kind, name, value) \\\n\
-         \tasm volatile(\"\\n.ascii \\\"->\" kind \" \" name \" %0\\\"\" \\\n\
-         \t\t     : : \"i\" ((unsigned long)(value)))\n\
-         void hmm_harness_abi(void);\nvoid hmm_harness_abi(void)\n{\n",
-    );
-    let mut say = |kind: &str, name: &str, value: &str| {
-        writeln!(c, "\tSAY(\"{kind}\", \"{name}\", {value});").expect("writing to a string");
-    };
-    say("size", STRUCT, &format!("sizeof(struct {STRUCT})"));
-    for member in &names.members {
-        say("offset", member, &format!("offsetof(struct {STRUCT}, {member})"));
-    }
-    for prot in &names.prots {
-        say("prot", &prot[PROT.len()..], prot);
-    }
-    for ioctl in &names.ioctls {
-        writeln!(c, "#ifdef {ioctl}").expect("writing to a string");
-        let short = &ioctl[PREFIX.len()..];
-        writeln!(c, "\tSAY(\"ioctl\", \"{short}\", {ioctl});\n#endif")
-            .expect("writing to a string");
-    }
-    c.push_str("}\n");
-    c
-}
-
-/// Reads the values from the assembler text, or returns the line that has none.
-fn values(listing: &str) -> Result<Abi, &str> {
+/// What the answers come to.
+fn values(answers: Vec<Answer>) -> Abi {
     let mut abi = Abi::default();
-    for line in listing.lines() {
-        let Some((_, said)) = line.split_once(".ascii \"->") else { continue };
-        let mut words = said.trim_end_matches('"').split_whitespace();
-        let (Some(kind), Some(name), Some(value)) = (words.next(), words.next(), words.next())
-        else {
-            return Err(line);
-        };
-        // An immediate operand: `$24` on x86.
-        let Ok(value) = value.trim_start_matches(['$', '#']).parse::<i64>() else {
-            return Err(line);
-        };
-        let value = value.cast_unsigned();
-        match kind {
+    for Answer { kind, name, value } in answers {
+        match kind.as_str() {
             "size" => abi.cmd_size = value,
-            "offset" => insert(&mut abi.cmd_offsets, name, value),
-            "ioctl" => insert(&mut abi.ioctls, name, value),
-            "prot" => {
-                // Snapshots hold one byte for each page.
-                abi.prots.insert(name.to_owned(), u8::try_from(value).unwrap_or(u8::MAX));
-            }
-            _ => return Err(line),
+            "offset" => drop(abi.cmd_offsets.insert(name, value)),
+            "ioctl" => drop(abi.ioctls.insert(name, value)),
+            // Snapshots hold one byte for each page.
+            _ => drop(abi.prots.insert(name, u8::try_from(value).unwrap_or(u8::MAX))),
         }
     }
-    Ok(abi)
-}
-
-fn insert(map: &mut BTreeMap<String, u64>, name: &str, value: u64) {
-    map.insert(name.to_owned(), value);
+    abi
 }
 
 #[cfg(test)]
@@ -249,29 +185,16 @@ enum {
     }
 
     #[test]
-    fn values_are_read_from_assembler_text() {
-        let listing = "#APP\n# 9 \"abi.c\" 1\n\n.ascii \"->size hmm_dmirror_cmd $40\"\n# 0 \"\" 2\n\
-                       .ascii \"->offset ptr $8\"\n.ascii \"->ioctl READ $3223865344\"\n\
-                       .ascii \"->prot ERROR $255\"\n.ascii \"other\"\n";
-        let abi = values(listing).expect("well formed");
-        assert_eq!(values(".ascii \"->prot ERROR %rax\""), Err(".ascii \"->prot ERROR %rax\""));
-        assert_eq!(abi.cmd_size, 40);
-        assert_eq!(abi.cmd_offsets["ptr"], 8);
-        assert_eq!(abi.ioctls["READ"], 0xc028_4800);
-        assert_eq!(abi.prots["ERROR"], 255);
-    }
-
-    #[test]
-    fn the_program_asks_for_every_name() {
-        let c = program(&names(OLD), Path::new("/s/lib/test_hmm_uapi.h"));
-        for part in [
-            "#include \"/s/lib/test_hmm_uapi.h\"",
-            "SAY(\"size\", \"hmm_dmirror_cmd\", sizeof(struct hmm_dmirror_cmd));",
-            "SAY(\"offset\", \"faults\", offsetof(struct hmm_dmirror_cmd, faults));",
-            "#ifdef HMM_DMIRROR_MIGRATE\n\tSAY(\"ioctl\", \"MIGRATE\", HMM_DMIRROR_MIGRATE);\n#endif",
-            "SAY(\"prot\", \"NONE\", HMM_DMIRROR_PROT_NONE);",
+    fn every_name_is_asked_about() {
+        let questions = questions(&names(OLD));
+        for (kind, name, value, ifdef) in [
+            ("size", STRUCT, "sizeof(struct hmm_dmirror_cmd)", None),
+            ("offset", "faults", "offsetof(struct hmm_dmirror_cmd, faults)", None),
+            ("ioctl", "MIGRATE", "HMM_DMIRROR_MIGRATE", Some("HMM_DMIRROR_MIGRATE".to_owned())),
+            ("prot", "NONE", "HMM_DMIRROR_PROT_NONE", None),
         ] {
-            assert!(c.contains(part), "{part} in\n{c}");
+            let wanted = Question { ifdef, ..Question::new(kind, name, value) };
+            assert!(questions.contains(&wanted), "{wanted:?}");
         }
     }
 }

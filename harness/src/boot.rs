@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use hmm_protocol::wire::{Abi, Attach, Prepare};
 
 use crate::build::Kernel;
+use crate::flow::Stage;
 use crate::image::{Export, Image};
 use crate::judge::MachineInfo;
+use crate::layout::Known;
 use crate::machine::{Accelerator, Qemu};
+use crate::plan::Switch;
 use crate::proc::{Cmd, quote};
-use crate::stop::Stop;
+use crate::stop::{Fault, Stop};
 use crate::store::digest;
+use crate::trace;
 
 /// Virtual processors: races want two, and more than the host has brings
 /// false alarms of the guest's watchdogs.
@@ -30,11 +34,14 @@ const COHERENT_CHUNK: u64 = 256 << 20;
 /// The name of the agent's port, which the agent looks for.
 const AGENT_PORT: &str = "hmm.agent";
 
+/// The name of the port on which traces leave, likewise.
+const TRACE_PORT: &str = "hmm.trace";
+
 /// How a VM is connected to whoever started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wiring {
-    /// The console is a pipe inherited as descriptor 3; agent and monitor are
-    /// sockets, 4 and 5.
+    /// The console is a pipe inherited as descriptor 3; agent, monitor and trace
+    /// are sockets, 4, 5 and 6.
     Harness,
     /// The console on standard input and output, nobody at the agent's port.
     Person,
@@ -70,12 +77,15 @@ pub struct Recipe {
 /// Works out the recipe. Starts nothing.
 ///
 /// # Errors
-/// [`Stop::Machine`] when the numbers above contradict each other.
+/// [`Stop::Machine`] when the numbers above contradict each other, and
+/// [`Stop::Kernel`] when traces are demanded and the kernel's notifier is not
+/// understood.
 pub fn recipe(
     kernel: &Kernel,
     image: Image,
     qemu: Qemu,
     accelerator: Accelerator,
+    trace: Option<Switch>,
 ) -> Result<Recipe, Stop> {
     if !coherent_window_fits(MEMORY_MIB) {
         return Err(anyhow::anyhow!(
@@ -83,6 +93,14 @@ pub fn recipe(
         )
         .into());
     }
+    let layout = match (&kernel.layout, trace) {
+        (_, Some(Switch::Off)) => None,
+        (Known::Is(layout), _) => Some(layout.clone()),
+        (Known::Not(why), Some(Switch::On)) => return Err(cannot_trace(why)),
+        (Known::Not(_), None) => None,
+    };
+    let mut prepare = image.prepare;
+    prepare.trace = layout.as_ref().map(trace::setup);
     let info = MachineInfo {
         accelerator: accelerator.as_str().into(),
         qemu_version: qemu.version.clone(),
@@ -100,20 +118,27 @@ pub fn recipe(
         initrd: image.initrd,
         initrd_key: image.initrd_key,
         exports: image.exports,
-        prepare: image.prepare,
+        prepare,
         attach: image.attach,
         abi: kernel.abi.clone(),
         info,
     })
 }
 
+/// What `--trace on` makes of a kernel that cannot trace.
+pub fn cannot_trace(why: &str) -> Stop {
+    let fault = Fault::new(format!("--trace on, and nothing can be traced: {why}"));
+    Stop::Kernel(fault.at(Stage::Boot).hint("without --trace it is judged by what remains"))
+}
+
 impl Recipe {
-    /// The command that starts a VM for the harness: descriptor 3 is
-    /// the pipe of the console, 4 and 5 are the sockets of agent and monitor. A `restored` one takes over
-    /// the state that it reads from descriptor 6, and does not boot.
+    /// The command that starts a VM for the harness: descriptor 3 is the pipe of
+    /// the console, 4, 5 and 6 are the sockets of agent, monitor and trace. A
+    /// `restored` one takes over the state that it reads from descriptor 7, and
+    /// does not boot.
     pub fn command(&self, restored: bool) -> Cmd {
         let command = Cmd::new(&self.qemu.path).args(self.arguments(Wiring::Harness));
-        if restored { command.args(["-incoming", "fd:6"]) } else { command }
+        if restored { command.args(["-incoming", "fd:7"]) } else { command }
     }
 
     /// The name of all that the state of a prepared guest depends on: two
@@ -189,13 +214,16 @@ impl Recipe {
                     "-mon",
                     "chardev=monitor,mode=control",
                 ]);
+                add(&["-chardev", "socket,id=trace,fd=6"]);
             }
             Wiring::Person => {
                 add(&["-serial", "mon:stdio", "-chardev", "null,id=agent"]);
+                add(&["-chardev", "null,id=trace"]);
             }
         }
         add(&["-device", "virtio-serial-pci"]);
         add(&["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
+        add(&["-device", &format!("virtserialport,chardev=trace,name={TRACE_PORT}")]);
         for (n, export) in self.exports.iter().enumerate() {
             // QEMU's option syntax doubles a comma that belongs to a value.
             let path = export.path.to_string_lossy().replace(',', ",,");

@@ -9,7 +9,7 @@ use hmm_protocol::Device;
 use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::machine::Accel;
-use crate::plan::Wishes;
+use crate::plan::{Switch, Wishes};
 use crate::run::Isolate;
 
 /// Builds a kernel with a patch series, boots it in QEMU and runs the HMM
@@ -118,6 +118,11 @@ pub struct RunArgs {
     /// Boot every VM, and start none from a saved guest
     #[arg(long)]
     pub no_snapshot: bool,
+
+    /// Whether notifier events are captured and judged [default: on, where the
+    /// kernel can]
+    #[arg(long)]
+    pub trace: Option<Switch>,
 
     /// What the guest may run on [default: auto]
     #[arg(long)]
@@ -251,6 +256,7 @@ impl RunArgs {
             repeat: self.repeat,
             retry: self.retry,
             no_snapshot: self.no_snapshot.then_some(true),
+            trace: self.trace,
             accel: self.accel,
             until: self.until,
             out: self.out.clone(),

@@ -64,6 +64,8 @@ pub enum Event {
     Kernel(crate::judge::KernelInfo),
     /// The machine that it will run on is known.
     Machine(crate::judge::MachineInfo),
+    /// Where the notifier's facts lie in the kernel under test.
+    Layout(crate::layout::Known),
     /// The set of tests is known; each of them must get a verdict.
     Planned {
         /// Ids, in the order of the plan.

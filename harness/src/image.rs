@@ -162,6 +162,7 @@ fn nine_p(at: &str, tag: &str) -> Mount {
         source: tag.into(),
         options: NINE_P.into(),
         read_only: true,
+        optional: false,
     }
 }
 

@@ -20,6 +20,8 @@ pub mod report;
 
 // What the stages stand on.
 pub mod abi;
+mod ask;
+mod chunks;
 pub mod console;
 pub mod context;
 pub mod embedded;
@@ -29,6 +31,7 @@ pub mod git;
 pub mod interrupt;
 mod kbuild;
 pub mod keeper;
+pub mod layout;
 pub mod machine;
 pub mod packages;
 pub mod proc;
@@ -38,6 +41,7 @@ pub mod snapshot;
 pub mod stop;
 pub mod store;
 pub mod symbols;
+pub mod trace;
 pub mod vm;
 
 // What a person types.

@@ -44,6 +44,7 @@ impl Progress {
             Event::StageStarted { .. }
             | Event::Kernel(_)
             | Event::Machine(_)
+            | Event::Layout(_)
             | Event::VmStarted { .. }
             | Event::Ordered { .. }
             | Event::Symbols { .. }
@@ -54,7 +55,7 @@ impl Progress {
     fn frame(&mut self, message: &GuestMessage) -> Option<String> {
         match message {
             GuestMessage::Hello { release, .. } => Some(format!("boot     {release} is up")),
-            GuestMessage::Finished { id, outcome, duration_us, health } => {
+            GuestMessage::Finished { id, outcome, duration_us, health, .. } => {
                 self.finished += 1;
                 // A test may have another turn than those that were planned.
                 self.planned = self.planned.max(self.finished);
@@ -135,6 +136,7 @@ mod tests {
             outcome: Outcome::Passed,
             duration_us: 1,
             health: Health { warnings, ..Health::default() },
+            capture: None,
         };
         let mut progress = Progress { planned: 1, ..Progress::default() };
         let mut turn = |warnings| progress.frame(&finished(warnings)).expect("a line");

@@ -111,6 +111,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         }
         line(format!("{} passed, {} failed, {} skipped", s.passed, s.failed, s.skipped));
     }
+    if let Some(why) = results.machine.settings.get("trace").filter(|state| !is_on(state)) {
+        line(format!("no notifier event was seen: tracing is {why}"));
+    }
     let release = &results.kernel.release;
     let space = if release.is_empty() { "" } else { " " };
     line(format!(
@@ -123,6 +126,12 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         line(format!("next: {next}"));
     }
     text
+}
+
+/// Whether the state of tracing, as a setting of the machine, is that there is
+/// some.
+fn is_on(state: &str) -> bool {
+    state.starts_with("on")
 }
 
 /// What a person would do next about the first thing that is wrong.

@@ -59,6 +59,37 @@ pub fn console_of(vm: u32) -> String {
     format!("console-{vm}.log")
 }
 
+/// Where traces are kept, in a run directory.
+pub const TRACES: &str = "trace";
+
+/// What came through the trace port of a VM for the test that was its `run`th,
+/// counted from 1.
+pub fn raw_trace_of(vm: u32, run: u32) -> PathBuf {
+    Path::new(TRACES).join(format!("{vm}.{run}.raw"))
+}
+
+/// The rows of a test's trace, as lines of JSON. A test that has several turns
+/// has several traces, of which the first has no number.
+pub fn rows_of(id: &str, turn: u32) -> PathBuf {
+    trace_of(id, turn, "jsonl")
+}
+
+/// Its canonical form.
+pub fn canonical_of(id: &str, turn: u32) -> PathBuf {
+    trace_of(id, turn, "canonical")
+}
+
+fn trace_of(id: &str, turn: u32, kind: &str) -> PathBuf {
+    let turn = if turn == 0 { String::new() } else { format!("@{turn}") };
+    Path::new(TRACES).join(format!("{id}{turn}.{kind}"))
+}
+
+/// Whether a file among the traces is one that a run has left there.
+fn is_trace(name: &std::ffi::OsStr) -> bool {
+    let kind = Path::new(name).extension().and_then(|kind| kind.to_str());
+    matches!(kind, Some("raw" | "jsonl" | "canonical"))
+}
+
 /// What speaks against `--json PATH` beside the run directory `out`.
 pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
     let name = path.file_name()?;
@@ -76,7 +107,9 @@ pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let number = name.strip_prefix("console-").and_then(|rest| rest.strip_suffix(".log"));
-    FILES.contains(&name) || number.is_some_and(|number| number.parse::<u32>().is_ok())
+    FILES.contains(&name)
+        || name == TRACES
+        || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// What speaks against `--out DIR`, if anything does.
@@ -96,7 +129,10 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
         Ok(entries) => entries,
     };
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-    if let Some(foreign) = names.iter().find(|name| !is_ours(name)) {
+    let traces = fs::read_dir(dir.join(TRACES)).into_iter().flatten().flatten();
+    let traces: Vec<_> = traces.map(|entry| entry.file_name()).collect();
+    let foreign = names.iter().find(|name| !is_ours(name));
+    if let Some(foreign) = foreign.or(traces.iter().find(|name| !is_trace(name))) {
         return problem(&format!("holds what is not ours: {}", foreign.display()));
     }
     if !names.is_empty() && !is_run(dir) {
@@ -146,7 +182,13 @@ pub fn create(out: Option<&Path>, cwd: &Path) -> Result<(PathBuf, Flock<File>)> 
         let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
         for entry in entries.flatten().filter(|entry| is_ours(&entry.file_name())) {
             let path = entry.path();
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            // Of traces there are only such as a run leaves, or it were not ours.
+            let removed = if entry.file_name() == TRACES {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         return Ok((dir.to_owned(), held));
     }

@@ -17,7 +17,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use hmm_protocol::frame::{self, Decoder};
-use hmm_protocol::wire::{GuestMessage, HostMessage, Sealed};
+use hmm_protocol::trace::tag;
+use hmm_protocol::wire::{GuestMessage, HostMessage, Job, Sealed};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -26,6 +27,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin};
 use tokio::time::{Duration, Instant};
 
 use crate::boot::Recipe;
+use crate::chunks::Chunks;
 use crate::console::{Finding, Scanner, What};
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
@@ -131,6 +133,9 @@ pub enum Happening {
     Said(GuestMessage),
     /// The console said something worth knowing.
     Console(Finding),
+    /// All of a trace that was [expected](Vm::expect_trace) has arrived, or
+    /// nothing more of it will.
+    Traced,
     /// Its state was saved, or why not.
     Saved(Result<(), String>),
     /// It is gone.
@@ -167,6 +172,11 @@ pub struct Vm<'a> {
     next_seq: u64,
     frame_bytes: u64,
     told: Instant,
+    trace: UnixStream,
+    trace_open: bool,
+    chunks: Chunks,
+    chunks_expected: Option<u64>,
+    can_trace: bool,
     console: pipe::Receiver,
     console_open: bool,
     console_log: File,
@@ -202,13 +212,14 @@ impl<'a> Vm<'a> {
         let console_of_qemu = console_of_qemu.into_blocking_fd().context("cannot make a pipe")?;
         let (agent, agent_of_qemu) = socket_pair()?;
         let (monitor, monitor_of_qemu) = socket_pair()?;
+        let (trace, trace_of_qemu) = socket_pair()?;
         ctx.log.emit(Event::VmStarted {
             vm: number,
             nonce: nonce.clone(),
             restored: restored.is_some(),
         });
         let command = recipe.command(restored.is_some());
-        let mut fds = vec![console_of_qemu, agent_of_qemu, monitor_of_qemu];
+        let mut fds = vec![console_of_qemu, agent_of_qemu, monitor_of_qemu, trace_of_qemu];
         fds.extend(restored.map(OwnedFd::from));
         let (monitor, mut to_monitor) = monitor.into_split();
         let mut child = command.spawn(fds)?;
@@ -235,6 +246,11 @@ impl<'a> Vm<'a> {
             next_seq: 0,
             frame_bytes: 0,
             told: Instant::now(),
+            trace,
+            trace_open: true,
+            chunks: Chunks::new(&consoles.dir, number, tag(&nonce)),
+            chunks_expected: None,
+            can_trace: false,
             console,
             console_open: true,
             console_log,
@@ -284,6 +300,27 @@ impl<'a> Vm<'a> {
         }
     }
 
+    /// Its guest can trace: what comes through its trace port is kept from now on.
+    pub fn can_trace(&mut self) {
+        self.can_trace = true;
+    }
+
+    /// Orders a test. A trace that has no place is [lost](crate::events::Log::lost).
+    pub async fn order(&mut self, mut job: Job) {
+        job.trace &= self.can_trace;
+        if let Err(error) = self.chunks.begin(job.trace) {
+            self.ctx.log.lost("the trace", &error);
+        }
+        self.chunks_expected = None;
+        self.tell(&HostMessage::Run(job)).await;
+    }
+
+    /// So many chunks of the test's trace were sent: that they have arrived is
+    /// something that [happens](Happening::Traced).
+    pub fn expect_trace(&mut self, chunks: u64) {
+        self.chunks_expected = Some(chunks);
+    }
+
     /// Begins to save its state into `file`; how that ended is something that
     /// [happens](Happening::Saved). It stands still afterwards.
     pub async fn save(&mut self, file: &File) {
@@ -313,6 +350,7 @@ impl<'a> Vm<'a> {
     pub async fn next(&mut self, deadline: Instant) -> Happening {
         let mut agent_bytes = [0u8; 8192];
         let mut console_bytes = [0u8; 8192];
+        let mut trace_bytes = [0u8; 32 * 1024];
         loop {
             let patience = match self.late_since(deadline) {
                 // One that never stops talking does not put it off.
@@ -329,6 +367,13 @@ impl<'a> Vm<'a> {
             }
             if let Some(finding) = self.findings.pop_front() {
                 return Happening::Console(finding);
+            }
+            let no_more = self.chunks.is_broken() || !self.trace_open;
+            if let Some(expected) = self.chunks_expected
+                && (no_more || self.chunks.arrived() >= expected)
+            {
+                self.chunks_expected = None;
+                return Happening::Traced;
             }
             if let Some(saved) = self.saved.take() {
                 return Happening::Saved(saved);
@@ -353,6 +398,10 @@ impl<'a> Vm<'a> {
                     Ok(n @ 1..) => self.hear(&console_bytes[..n]),
                     Ok(0) | Err(_) => self.console_open = false,
                 },
+                read = self.trace.read(&mut trace_bytes), if self.trace_open => match read {
+                    Ok(n @ 1..) => self.trace_came(&trace_bytes[..n]),
+                    Ok(0) | Err(_) => self.trace_open = false,
+                },
                 line = self.monitor.next(), if self.monitor_open => match line {
                     Ok(Some(line)) => self.heed(&line),
                     Ok(None) | Err(_) => self.monitor_open = false,
@@ -368,7 +417,7 @@ impl<'a> Vm<'a> {
                 },
                 // Only when every stream has ended is nothing of its last
                 // words lost.
-                status = self.child.wait(), if !(self.agent_open || self.console_open || self.monitor_open || self.errors_open) => {
+                status = self.child.wait(), if !(self.agent_open || self.console_open || self.trace_open || self.monitor_open || self.errors_open) => {
                     let code = status.ok().and_then(|status| status.code()).unwrap_or(-1);
                     return Happening::Gone(self.end_by_itself(code));
                 }
@@ -403,13 +452,18 @@ impl<'a> Vm<'a> {
         drop(self.keeper_end.take());
         let deadline = Instant::now() + LAST_WORDS;
         // What still comes is written down; what it means does not matter now.
-        while self.agent_open || self.console_open {
+        while self.agent_open || self.console_open || self.trace_open {
             let mut bytes = [0u8; 8192];
+            let mut trace_bytes = [0u8; 8192];
             let mut unheard = [0u8; 8192];
             tokio::select! {
                 read = self.console.read(&mut bytes), if self.console_open => match read {
                     Ok(n @ 1..) => self.hear(&bytes[..n]),
                     Ok(0) | Err(_) => self.console_open = false,
+                },
+                read = self.trace.read(&mut trace_bytes), if self.trace_open => match read {
+                    Ok(n @ 1..) => self.trace_came(&trace_bytes[..n]),
+                    Ok(0) | Err(_) => self.trace_open = false,
                 },
                 read = self.agent.read(&mut unheard), if self.agent_open && !self.console_open => {
                     self.agent_open = matches!(read, Ok(1..));
@@ -445,6 +499,13 @@ impl<'a> Vm<'a> {
         match wrong {
             None => Happening::Said(message),
             Some(what) => Happening::Gone(VmEnd::Agent { what }),
+        }
+    }
+
+    /// Takes bytes of the trace.
+    fn trace_came(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.chunks.push(bytes) {
+            self.ctx.log.lost("the trace", &error);
         }
     }
 

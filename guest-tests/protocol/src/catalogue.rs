@@ -92,6 +92,9 @@ impl TestId {
     }
 }
 
+/// The need of a test whose threads race with each other.
+pub const THREADS: &str = "threads";
+
 /// Those that take longest, the longest first; the others are all much alike.
 pub const LONGEST: [&str; 4] =
     ["hmm.migrate_multiple", "hmm.anon_teardown", "hmm.anon_read_multiple", "hmm.anon_write_child"];
@@ -264,7 +267,7 @@ pub const TESTS: &[TestDef] = &[
         (5, 8),
         1,
         &["READ"],
-        &["threads"],
+        &[THREADS],
         "memory is unmapped while the device reads it",
     ),
     test(

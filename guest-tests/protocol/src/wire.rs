@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Device;
+use crate::trace::{Capture, TraceReady, TraceSetup};
 
 /// The version of these messages. Both sides must have the same: the agent
 /// says its own in [`GuestMessage::Hello`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// How often an agent that watches a test says so, in milliseconds.
 pub const ALIVE_EVERY_MS: u64 = 1000;
@@ -95,6 +96,8 @@ pub enum GuestMessage {
         devices: Vec<String>,
         /// Names of the tests that the guest's test binary knows.
         tests: Vec<String>,
+        /// What can be traced, if that was asked for.
+        trace: Option<TraceReady>,
     },
     /// A test process exists.
     Started {
@@ -127,6 +130,8 @@ pub enum GuestMessage {
         duration_us: u64,
         /// What the kernel's own counters say happened during the test.
         health: Health,
+        /// What they say of the capture of its trace, if there was one.
+        capture: Option<Capture>,
     },
     /// The agent could not do what it was asked to; nothing follows.
     Refused {
@@ -222,6 +227,9 @@ pub struct Prepare {
     pub links: Vec<(String, String)>,
     /// Files written after the mounts: path, value. Read back afterwards.
     pub settings: Vec<Setting>,
+    /// What is traced; nothing if nothing is. A kernel that cannot trace is in
+    /// order all the same, and says so when all is attached.
+    pub trace: Option<TraceSetup>,
 }
 
 /// What the guest gets of the host, after its own part is in order.
@@ -254,6 +262,9 @@ pub struct Mount {
     /// Whether it is mounted read-only.
     #[serde(default)]
     pub read_only: bool,
+    /// Whether a kernel without this file system is all right.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// One value to write.
@@ -282,6 +293,8 @@ pub struct Job {
     pub seed: u64,
     /// How long it may take, in milliseconds, already scaled.
     pub timeout_ms: u64,
+    /// Whether its notifier events are captured.
+    pub trace: bool,
     /// The numbers of the kernel under test.
     pub abi: Abi,
 }

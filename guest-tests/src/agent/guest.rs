@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hmm_protocol::wire::{Attach, Mount, Prepare, Setting};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::personality::{self, Persona};
 use nix::sys::reboot::{RebootMode, reboot};
@@ -167,14 +168,20 @@ fn make_device_nodes() -> Result<(), String> {
 fn mount_one(root: &Path, one: &Mount) -> Result<(), (String, String)> {
     let place = below(root, &one.at);
     let failed = |why: String| (format!("mount {} at {}", one.kind, one.at), why);
-    fs::create_dir_all(&place).map_err(|e| failed(e.to_string()))?;
+    match fs::create_dir_all(&place) {
+        Ok(()) => {}
+        // Where the kernel lacks it, its place in sysfs cannot be made either.
+        Err(_) if one.optional => return Ok(()),
+        Err(e) => return Err(failed(e.to_string())),
+    }
     let mut flags = MsFlags::empty();
     flags.set(MsFlags::MS_RDONLY, one.read_only && one.kind != "bind");
     flags.set(MsFlags::MS_BIND, one.kind == "bind");
     let source = if one.source.is_empty() { "none" } else { &one.source };
     match mount(Some(source), &place, Some(one.kind.as_str()), flags, Some(one.options.as_str())) {
         // devtmpfs may be mounted by the kernel itself (DEVTMPFS_MOUNT).
-        Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(Errno::ENODEV) if one.optional => Ok(()),
         Err(e) => Err(failed(e.to_string())),
     }
 }

@@ -15,6 +15,7 @@ mod health;
 mod port;
 mod random;
 mod test_process;
+mod trace;
 
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,8 @@ fn main() {
 fn serve(port: &mut Port) -> Result<(), (String, String)> {
     let mut finished = 0;
     let mut settings = Vec::new();
+    let mut tracing = None;
+    let mut tracer = None;
     loop {
         match port.listen() {
             HostMessage::Start { nonce, unix_ms } => {
@@ -61,6 +64,11 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
             HostMessage::Prepare(prepare) => {
                 guest::prepare(&prepare)?;
                 settings = prepare.settings;
+                if let Some(setup) = &prepare.trace {
+                    let (ready, capture) = trace::prepare(setup);
+                    tracing = Some(ready);
+                    tracer = capture;
+                }
                 port.say(GuestMessage::Prepared {
                     taint: health::taint(),
                     uptime_us: guest::uptime_us(),
@@ -72,12 +80,13 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
                     settings: guest::read_back(settings.iter().chain(&attach.settings)),
                     devices: guest::devices(),
                     tests: test_process::list()?,
+                    trace: tracing.clone(),
                 });
             }
             HostMessage::Die { after_ms } => die_after(Duration::from_millis(after_ms))?,
             HostMessage::Run(job) => {
-                test_process::run(&job, port)?;
                 finished += 1;
+                test_process::run(&job, finished, port, tracer.as_ref())?;
             }
             HostMessage::Finish => {
                 port.say(GuestMessage::Done { finished });

@@ -60,6 +60,24 @@ fn there_is() -> String {
     format!("; ports: {ports}; devices: {devices}; interrupts: {}", interrupts.join(", "))
 }
 
+/// Finds and opens the port with this name.
+pub(crate) fn open(name: &str) -> Result<File, String> {
+    let deadline = Instant::now() + APPEARS;
+    let device = loop {
+        match find(name) {
+            Some(device) => break device,
+            None if Instant::now() < deadline => thread::sleep(NOT_YET),
+            None => return Err(format!("no virtio port is called {name}{}", there_is())),
+        }
+    };
+    let path = Path::new("/dev").join(device);
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| format!("{}: {e}", path.display()))
+}
+
 /// The open port, and where the session on it stands.
 pub(crate) struct Port {
     file: File,
@@ -69,23 +87,15 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Finds and opens the port.
+    /// Finds and opens the agent's own port.
     pub(crate) fn open() -> Result<Self, String> {
-        let deadline = Instant::now() + APPEARS;
-        let device = loop {
-            match find(NAME) {
-                Some(device) => break device,
-                None if Instant::now() < deadline => thread::sleep(NOT_YET),
-                None => return Err(format!("no virtio port is called {NAME}{}", there_is())),
-            }
-        };
-        let path = Path::new("/dev").join(device);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| format!("{}: {e}", path.display()))?;
+        let file = open(NAME)?;
         Ok(Port { file, decoder: Decoder::default(), nonce: String::new(), seq: 0 })
+    }
+
+    /// The nonce of the session.
+    pub(crate) fn nonce(&self) -> &str {
+        &self.nonce
     }
 
     /// Begins a session: what is said from now on carries `nonce`.

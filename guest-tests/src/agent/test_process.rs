@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use hmm_protocol::frame::Decoder;
+use hmm_protocol::trace::tag;
 use hmm_protocol::wire::{ALIVE_EVERY_MS, GuestMessage, Job, Outcome, TestMessage};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,6 +23,7 @@ use crate::guest::TESTS;
 use crate::health::{self, Counters};
 use crate::port::Port;
 use crate::random;
+use crate::trace::Tracer;
 
 /// The descriptor on which a test process speaks.
 const CHANNEL: i32 = 3;
@@ -51,14 +53,24 @@ pub(crate) fn list() -> Result<Vec<String>, (String, String)> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Runs a test and tells the harness of its start, its steps and its end.
-pub(crate) fn run(job: &Job, port: &mut Port) -> Result<(), (String, String)> {
+/// Runs a test, this start's `number`th, and tells the harness of its start, its
+/// steps and its end.
+pub(crate) fn run(
+    job: &Job,
+    number: u32,
+    port: &mut Port,
+    tracer: Option<&Tracer>,
+) -> Result<(), (String, String)> {
     let failed = |why: String| (format!("run {}", job.id), why);
     health::rearm_once();
     random::stir(&format!("{} {}", job.seed, job.id)).map_err(failed)?;
     let before = Counters::now();
     health::mark(&format!("hmm-harness: begin {}\n", job.id)).map_err(failed)?;
 
+    let tracer = tracer.filter(|_| job.trace);
+    if let Some(tracer) = tracer {
+        tracer.begin(tag(port.nonce()), number);
+    }
     let begun = Instant::now();
     let mut process = Process::start(job).map_err(failed)?;
     port.say(GuestMessage::Started { id: job.id.clone(), pid: process.pid.as_raw() });
@@ -71,9 +83,11 @@ pub(crate) fn run(job: &Job, port: &mut Port) -> Result<(), (String, String)> {
     });
     let duration_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
 
+    let capture = tracer.map(Tracer::end);
     health::mark(&format!("hmm-harness: end {}\n", job.id)).map_err(failed)?;
     let health = before.until(&Counters::now());
-    port.say(GuestMessage::Finished { id: job.id.clone(), outcome, duration_us, health });
+    let id = job.id.clone();
+    port.say(GuestMessage::Finished { id, outcome, duration_us, health, capture });
     Ok(())
 }
 

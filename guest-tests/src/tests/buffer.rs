@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
+use hmm_protocol::Step;
 use nix::sys::mman::{self, MapFlags, ProtFlags};
 
 use crate::check::{OrFail, Result};
@@ -72,6 +73,15 @@ pub(crate) enum Access {
 }
 
 impl Access {
+    /// Its name in steps.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Access::None => "none",
+            Access::Read => "read",
+            Access::Write => "write",
+        }
+    }
+
     /// As `mmap` and `mprotect` take it.
     pub(crate) fn flags(self) -> ProtFlags {
         match self {
@@ -95,6 +105,19 @@ pub(crate) enum Backing<'a> {
     PrivateFile(BorrowedFd<'a>),
     /// A file that is written through.
     SharedFile(BorrowedFd<'a>),
+}
+
+impl Backing<'_> {
+    /// Its name in steps.
+    fn name(&self) -> &'static str {
+        match self {
+            Backing::Private => "private",
+            Backing::Shared => "shared",
+            Backing::Hugetlb => "hugetlb",
+            Backing::PrivateFile(_) => "private-file",
+            Backing::SharedFile(_) => "shared-file",
+        }
+    }
 }
 
 /// A mapping with guards. It stays until the process ends, unless the test
@@ -136,7 +159,8 @@ impl Buffer {
     ) -> nix::Result<Buffer> {
         let start = place.address();
         let end = start + pages * PAGE_SIZE;
-        step(format_args!("map {} at {start:#x}, {pages} pages", place.name()));
+        let pages_of_it = Pages::of(place, 0..pages).span();
+        step(Step::new("map").of(pages_of_it).at(start as u64).note(backing.name()));
         map_at(start, pages, access.flags(), backing, MapFlags::empty())?;
         // The guards differ from any buffer in VM_NORESERVE, so that a buffer
         // without access does not become one VMA with them

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 
-use hmm_protocol::Failure;
+use hmm_protocol::{Failure, Step};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -45,7 +45,7 @@ impl Child {
     pub(crate) fn fork(body: impl FnOnce(&mut Parent) -> Result) -> Result<Child> {
         let (from_child, to_parent) = pipe().or_fail("make a pipe")?;
         let (from_parent, to_child) = pipe().or_fail("make a pipe")?;
-        step("fork");
+        step(Step::new("fork"));
         // SAFETY: this process has one thread whenever a test forks, so the
         // child finds no lock that another thread held.
         match unsafe { fork() }.or_fail("fork")? {
@@ -95,7 +95,7 @@ impl Child {
     /// Kills the child, which must die of just that.
     #[track_caller]
     pub(crate) fn kill(mut self) -> Result {
-        step("kill the child");
+        step(Step::new("kill-child"));
         kill(self.pid, Signal::SIGKILL).or_fail("kill the child")?;
         let rest = self.rest()?;
         if !rest.is_empty() {

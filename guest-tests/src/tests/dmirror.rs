@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hmm_protocol::{Abi, Device};
+use hmm_protocol::{Abi, Device, Step};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -47,7 +47,7 @@ impl Dmirror {
     #[track_caller]
     pub(crate) fn open(node: u32, kind: Device, abi: Rc<Abi>) -> Result<Dmirror> {
         let path = format!("/dev/hmm_dmirror{node}");
-        step(format_args!("open dmirror{node}"));
+        step(Step::new("open").by(format_args!("dmirror{node}")));
         match open(path.as_str(), OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
             Ok(fd) => Ok(Dmirror { node, fd, abi }),
             // hmm_dmirror_init() makes these nodes only where both of its
@@ -66,7 +66,7 @@ impl Dmirror {
     /// close" this moves every page of the device back to the system.
     #[track_caller]
     pub(crate) fn close(self) -> Result {
-        step(format_args!("close {self}"));
+        step(Step::new("close").by(&self));
         let name = self.to_string();
         nix::unistd::close(self.fd).or_fail(format_args!("close {name}"))
     }
@@ -85,7 +85,7 @@ impl Dmirror {
         mirror: &Mirror,
         right_before: impl FnOnce(),
     ) -> Result<Reply> {
-        step(format_args!("READ {self} {pages}"));
+        step(Step::new(op("READ")).by(self).of(pages.span()));
         mirror.forget();
         right_before();
         self.call("READ", pages, mirror)
@@ -146,7 +146,7 @@ impl Dmirror {
         mirror: &Mirror,
         expected: bool,
     ) -> Result {
-        step(format_args!("CHECK_EXCLUSIVE {self} each of {pages}"));
+        step(Step::new(op("CHECK_EXCLUSIVE")).by(self).of(pages.span()).note("one by one"));
         for page in pages.each() {
             let exclusive = match self.call("CHECK_EXCLUSIVE", page, mirror)?.result {
                 Ok(_) => false,
@@ -174,7 +174,7 @@ impl Dmirror {
 
     #[track_caller]
     fn stepping(&self, name: &'static str, pages: Pages, mirror: &Mirror) -> Result<Reply> {
-        step(format_args!("{name} {self} {pages}"));
+        step(Step::new(op(name)).by(self).of(pages.span()));
         self.call(name, pages, mirror)
     }
 
@@ -193,7 +193,7 @@ impl Dmirror {
             if !gave_up {
                 return Ok(reply);
             }
-            step(format_args!("{name} {self} {pages} again"));
+            step(Step::new(op(name)).by(self).of(pages.span()).note("again"));
         }
     }
 
@@ -221,6 +221,21 @@ impl Dmirror {
             Err(error) => Err(error),
         };
         Ok(Reply::new(name, pages, result))
+    }
+}
+
+/// The operation that an ioctl is, in the words of steps and traces.
+fn op(ioctl: &str) -> &'static str {
+    match ioctl {
+        "READ" => "read",
+        "WRITE" => "write",
+        "MIGRATE" | "MIGRATE_TO_DEV" => "to-device",
+        "MIGRATE_TO_SYS" => "to-system",
+        "SNAPSHOT" => "snapshot",
+        "EXCLUSIVE" => "exclusive",
+        "CHECK_EXCLUSIVE" => "check-exclusive",
+        "RELEASE" => "release",
+        other => unreachable!("no test calls {other}"),
     }
 }
 

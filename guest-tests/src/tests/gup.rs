@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 
+use hmm_protocol::Step;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::utsname::uname;
@@ -36,6 +37,16 @@ pub(crate) enum How {
 }
 
 impl How {
+    /// The operation, in the words of steps and traces.
+    fn op(self) -> &'static str {
+        match self {
+            How::Get => "gup",
+            How::GetFast => "gup-fast",
+            How::PinFastLongterm => "pin-fast-longterm",
+            How::PinLongterm => "pin-longterm",
+        }
+    }
+
     /// The nr of the ioctl: GUP_BASIC_TEST, GUP_FAST_BENCHMARK,
     /// PIN_FAST_BENCHMARK, PIN_LONGTERM_BENCHMARK.
     fn nr(self) -> u8 {
@@ -88,7 +99,7 @@ impl GupTest {
     /// Gets one page for writing, and gives it back.
     #[track_caller]
     pub(crate) fn take(&self, page: Pages, how: How) -> Result {
-        step(format_args!("gup {how:?} {page}"));
+        step(Step::new(how.op()).of(page.span()));
         let longterm = if how == How::PinFastLongterm { self.longterm } else { 0 };
         let mut command = Command {
             addr: page.address() as u64,

@@ -12,6 +12,7 @@
 
 mod access;
 mod buffer;
+mod calibrate;
 mod check;
 mod child;
 mod dmirror;
@@ -119,7 +120,16 @@ fn run(job: &str) -> Result {
     };
     let page_size = sysconf(SysconfVar::PAGE_SIZE).or_fail("ask for the page size")?;
     check_eq(page_size, Some(4096), "the page size, for which the tests are written")?;
+    if job.trace {
+        report::open_trace().or_fail("write into the trace")?;
+        if !definition.needs.contains(&catalogue::THREADS) {
+            calibrate::stay_on_one_processor()?;
+        }
+    }
     let rig = Rig::open(definition, &job)?;
+    if job.trace {
+        calibrate::calibrate()?;
+    }
     test(&rig)?;
     rig.close()
 }

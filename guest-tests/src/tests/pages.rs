@@ -11,6 +11,7 @@ use std::fmt;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use hmm_protocol::{Span, Step};
 use nix::libc::c_void;
 use nix::sys::mman::{self, MmapAdvise};
 
@@ -41,6 +42,12 @@ impl Pages {
         self.place.address() + self.first * PAGE_SIZE
     }
 
+    /// The same, for steps and traces.
+    pub(crate) fn span(self) -> Span {
+        let Pages { place, first, count } = self;
+        Span { buffer: place.name().to_owned(), first: first as u64, pages: count as u64 }
+    }
+
     /// How many pages these are.
     pub(crate) fn count(self) -> usize {
         self.count
@@ -58,7 +65,7 @@ impl Pages {
 
     /// The CPU writes `pattern` to every word.
     pub(crate) fn fill(self, pattern: Pattern) {
-        step(format_args!("cpu-write {self}"));
+        step(Step::new("cpu-write").of(self.span()));
         store(self, self.first * WORDS_PER_PAGE, pattern);
     }
 
@@ -66,14 +73,14 @@ impl Pages {
     /// whose doing they are.
     #[track_caller]
     pub(crate) fn check(self, pattern: Pattern, what: &str) -> Result {
-        step(format_args!("cpu-read {self}"));
+        step(Step::new("cpu-read").of(self.span()));
         compare(self, self, pattern, what)
     }
 
     /// The CPU reads every word, which must be the pattern's, and adds one.
     #[track_caller]
     pub(crate) fn increment(self, pattern: Pattern, what: &str) -> Result {
-        step(format_args!("cpu-increment {self}"));
+        step(Step::new("cpu-increment").of(self.span()));
         for page in self.each() {
             compare(page, page, pattern, what)?;
             store(page, page.first * WORDS_PER_PAGE, pattern.incremented());
@@ -84,7 +91,7 @@ impl Pages {
     /// Changes what the CPU may do.
     #[track_caller]
     pub(crate) fn protect(self, access: Access) -> Result {
-        step(format_args!("protect {self} {access:?}"));
+        step(Step::new("protect").of(self.span()).note(access.name()));
         // SAFETY: no Rust object lives in these pages.
         unsafe { mman::mprotect(pointer(self.address()), self.bytes(), access.flags()) }
             .or_fail(format_args!("mprotect {self} to {access:?}"))
@@ -93,7 +100,7 @@ impl Pages {
     /// Unmaps the pages.
     #[track_caller]
     pub(crate) fn unmap(self) -> Result {
-        step(format_args!("unmap {self}"));
+        step(Step::new("unmap").of(self.span()));
         self.unmap_quietly().or_fail(format_args!("unmap {self}"))
     }
 
@@ -123,7 +130,7 @@ impl Pages {
 
 impl fmt::Display for Pages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}..{})", self.place.name(), self.first, self.first + self.count)
+        write!(f, "{}", self.span())
     }
 }
 

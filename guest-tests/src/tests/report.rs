@@ -1,20 +1,23 @@
 //! How a test process speaks: steps and one verdict, as frames on file
-//! descriptor 3, which the agent opened and reads.
+//! descriptor 3, which the agent opened and reads; and, where notifier events
+//! are captured, as markers between the events.
 //!
 //! Everything in this binary reports through here, a panic included. This
 //! module knows nothing of devices or buffers.
 
 #![expect(unsafe_code, reason = "takes over a descriptor that the agent handed down, and _exit")]
 
-use std::fmt::Display;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use hmm_protocol::trace::{MARKER, Marker, Step};
 use hmm_protocol::{Failure, Outcome, TestMessage, frame};
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
 
 /// The descriptor that the agent opens for a test.
 const CHANNEL_FD: RawFd = 3;
@@ -27,6 +30,9 @@ pub(crate) const CHILD_FAILED: i32 = 1;
 
 /// The way to the agent, from [`open_channel`] on.
 static CHANNEL: OnceLock<File> = OnceLock::new();
+
+/// The way into the trace, from [`open_trace`] on.
+static TRACE: OnceLock<File> = OnceLock::new();
 
 /// In a forked child, the way to its parent, from [`become_child`] on.
 static TO_PARENT: OnceLock<File> = OnceLock::new();
@@ -47,16 +53,46 @@ pub(crate) fn open_channel() -> nix::Result<()> {
     Ok(())
 }
 
+/// From here on every step is a marker in the trace as well.
+///
+/// # Errors
+/// When the trace cannot be written.
+pub(crate) fn open_trace() -> std::io::Result<()> {
+    let file = OpenOptions::new().write(true).open(MARKER)?;
+    TRACE.set(file).expect("main opens the trace once");
+    introduce("test");
+    Ok(())
+}
+
+/// Says in the trace who this thread is.
+pub(crate) fn introduce(role: &str) {
+    mark(&Marker::Process { tgid: std::process::id(), role: role.to_owned() });
+}
+
 /// Says what the test does next. A forked child may say it too, as long as its
 /// parent waits meanwhile: the order of the steps is part of a trace.
-pub(crate) fn step(text: impl Display) {
-    send(&TestMessage::Step { text: text.to_string() });
+pub(crate) fn step(step: Step) {
+    send(&TestMessage::Step { text: step.to_string() });
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    let t_ns = u64::try_from(now.as_nanos()).ok();
+    mark(&Marker::Step(Step { t_ns, ..step }));
+}
+
+/// Puts a marker into the trace, if there is one.
+fn mark(marker: &Marker) {
+    let Some(mut trace) = TRACE.get() else { return };
+    let text = serde_json::to_string(marker).expect("a marker is plain data");
+    // A marker that is missing is missed by whoever reads the trace.
+    let _ = trace.write_all(text.as_bytes());
 }
 
 /// Says how the test ended, and ends the process at once: no destructor runs
 /// that could still change something.
 pub(crate) fn verdict(outcome: Outcome) -> ! {
     send(&TestMessage::Verdict(outcome));
+    // What the kernel sends for a process that ends is no part of what the test
+    // did last.
+    mark(&Marker::Step(Step::new("exit")));
     std::process::exit(0)
 }
 
@@ -93,6 +129,7 @@ fn of_panic(info: &PanicHookInfo<'_>) -> Failure {
 /// and its failures go to its parent.
 pub(crate) fn become_child(to_parent: OwnedFd) {
     TO_PARENT.set(File::from(to_parent)).expect("a forked child does not fork again");
+    introduce("child");
 }
 
 /// Ends a forked child whose check did not hold: the failure travels to the

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hmm_protocol::Step;
 use nix::errno::Errno;
 
 use crate::access::TIMES;
@@ -14,7 +15,7 @@ use crate::dmirror::Dmirror;
 use crate::mirror::Mirror;
 use crate::pages::Pages;
 use crate::reply::Reply;
-use crate::report::step;
+use crate::report::{introduce, step};
 use crate::rig::Rig;
 
 /// When the second half of the buffer is unmapped.
@@ -112,11 +113,12 @@ fn read_while_unmapping(
     delay: Duration,
 ) -> Result<Reply> {
     let doomed = buffer.second_half();
-    step(format_args!("unmap {doomed} in another thread during the next step"));
+    step(Step::new("unmap-meanwhile").of(doomed.span()));
     let ready = AtomicBool::new(false);
     let go = AtomicBool::new(false);
     let (reply, unmapped) = thread::scope(|scope| {
         let thread = scope.spawn(|| {
+            introduce("thread");
             ready.store(true, Ordering::Release);
             while !go.load(Ordering::Acquire) {
                 spin_loop();

@@ -14,11 +14,12 @@ use crate::abi;
 use crate::config::Configured;
 use crate::context::Context;
 use crate::flow::Stage;
+use crate::layout;
 use crate::stop::Stop;
 use crate::store::{digest, digest_of};
 
 /// Changes when what an entry holds does, so that old ones are not used.
-const FORMAT: &str = "kernel 2";
+const FORMAT: &str = "kernel 4";
 
 /// The image, in a build and in the store.
 const VMLINUX: &str = "vmlinux";
@@ -29,12 +30,14 @@ pub struct Kernel {
     /// What it was built from.
     pub configured: Configured,
     /// Where its files are: `vmlinux`, `System.map`, `config`, `abi.json`,
-    /// `kernel.json`.
+    /// `layout.json`, `kernel.json`.
     pub dir: PathBuf,
     /// `uname -r` (`include/config/kernel.release` of the build).
     pub release: String,
     /// The numbers that tests need from the tree.
     pub abi: Abi,
+    /// Where the notifier's facts lie.
+    pub layout: layout::Known,
     /// Whether it was in the store already.
     pub reused: bool,
 }
@@ -89,7 +92,8 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
     let started = Instant::now();
     let objects = make(ctx, &lane, &configured, log_dir).await?;
     let abi = abi::read(ctx, &lane.src(), &lane.obj()).await?;
-    let dir = publish(ctx, &lane, &configured, &name, &abi)?;
+    let layout = layout::read(ctx, &lane.src(), &lane.obj()).await?;
+    let dir = publish(ctx, &lane, &configured, &name, &abi, &layout)?;
     ctx.log.progress(
         Stage::Build,
         format!("{objects} objects in {:.1} s", started.elapsed().as_secs_f64()),
@@ -102,12 +106,13 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
 struct Read {
     entry: Entry,
     abi: Abi,
+    layout: layout::Known,
 }
 
 impl Read {
     fn of(self, configured: Configured, dir: PathBuf) -> Kernel {
-        let Read { entry, abi } = self;
-        Kernel { configured, dir, release: entry.release, abi, reused: true }
+        let Read { entry, abi, layout } = self;
+        Kernel { configured, dir, release: entry.release, abi, layout, reused: true }
     }
 }
 
@@ -116,8 +121,9 @@ fn read(dir: &Path) -> Option<Read> {
     let json = |name: &str| fs::read(dir.join(name)).ok();
     let entry: Entry = serde_json::from_slice(&json("kernel.json")?).ok()?;
     let abi = serde_json::from_slice(&json("abi.json")?).ok()?;
+    let layout = serde_json::from_slice(&json("layout.json")?).ok()?;
     let digest = digest_of(&dir.join(VMLINUX)).ok()?;
-    (digest == entry.vmlinux_sha256).then_some(Read { entry, abi })
+    (digest == entry.vmlinux_sha256).then_some(Read { entry, abi, layout })
 }
 
 /// Puts what the lane has built into the store.
@@ -127,6 +133,7 @@ fn publish(
     configured: &Configured,
     name: &str,
     abi: &Abi,
+    layout: &layout::Known,
 ) -> Result<PathBuf, Stop> {
     let obj = lane.obj();
     let release = fs::read_to_string(obj.join("include/config/kernel.release"))
@@ -152,6 +159,7 @@ fn publish(
             }
             fs::write(dir.join("config"), &configured.config)?;
             fs::write(dir.join("abi.json"), serde_json::to_vec_pretty(abi)?)?;
+            fs::write(dir.join("layout.json"), serde_json::to_vec_pretty(layout)?)?;
             fs::write(dir.join("kernel.json"), serde_json::to_vec_pretty(&entry)?)?;
             Ok(())
         };

@@ -1,6 +1,6 @@
 //! `run-kernel-tests`: the main job, all stages in their order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -199,7 +199,8 @@ pub async fn carry_out(
         let event = stopped.clone().unwrap_or(Event::Stopped { stop: unread });
         let records = vec![Record { t_ms: 0, event }];
         let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
-        Evidence { plan, records, consoles: Vec::new(), known_issues }
+        let (consoles, traces) = (Vec::new(), BTreeMap::new());
+        Evidence { plan, records, consoles, traces, known_issues }
     });
     // A full disk may not have taken even that, and we know better.
     let said = evidence.records.iter().any(|r| matches!(r.event, Event::Stopped { .. }));
@@ -284,7 +285,8 @@ async fn stages(
     }
 
     let stage = Timed::start(ctx, Stage::Boot);
-    let recipe = boot::recipe(&kernel, image, qemu, accelerator)?;
+    let recipe = boot::recipe(&kernel, image, qemu, accelerator, plan.trace)?;
+    ctx.log.emit(Event::Layout(kernel.layout.clone()));
     ctx.log.emit(Event::Machine(recipe.info.clone()));
     fs::write(dir.join("qemu.cmd"), recipe.pasteable()).context("cannot write qemu.cmd")?;
     let options = Options {
@@ -296,6 +298,7 @@ async fn stages(
         repeat: plan.repeat,
         retry: plan.retry,
         snapshot: !plan.no_snapshot,
+        trace: plan.trace,
         agent_dies: permissions.agent_dies,
     };
     if plan.until <= Stage::Boot {

@@ -9,9 +9,12 @@ use crate::collect::Evidence;
 use crate::console::{Finding, Report, Severity, Signature, What};
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
+use crate::layout::Known;
+use crate::plan::Switch;
 use crate::run::describe;
 use crate::stop::Stop;
 use crate::symbols::{self, Resolved};
+use crate::trace;
 
 /// What happened in a run.
 #[derive(Debug, Default)]
@@ -28,6 +31,8 @@ pub(super) struct History {
     /// Sessions that did not end as they should, with no test to blame.
     pub(super) loose_ends: Vec<String>,
     pub(super) stop: Option<Stop>,
+    /// Why nothing was traced, though nobody has said that it should not be.
+    pub(super) untraced: Option<String>,
     /// What addresses of the kernel stand for.
     symbols: BTreeMap<String, Resolved>,
     /// When the first test started.
@@ -39,7 +44,11 @@ pub(super) struct History {
 /// One turn of a test, from the order to run it.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    vm: u32,
+    pub(super) vm: u32,
+    /// Which of its VM's tests it was, counted from 1.
+    pub(super) run: u32,
+    /// Whether its notifier events were to be captured.
+    pub(super) traced: bool,
     /// Which of the test's turns it is; a turn that a machine lost is had again.
     pub(super) turn: u32,
     /// Whether its process was seen.
@@ -115,10 +124,15 @@ impl History {
                     sessions.insert(*vm, session);
                 }
                 Event::Ordered { vm, id, turn } => {
-                    let restored = sessions.get(vm).is_some_and(|s| s.restored);
-                    history.machine.restored |= restored;
+                    let (run, traced) = sessions.get_mut(vm).map_or((0, false), |session| {
+                        history.machine.restored |= session.restored;
+                        session.runs += 1;
+                        (session.runs, session.traced)
+                    });
                     history.attempts.entry(id.clone()).or_default().push(Attempt {
                         vm: *vm,
+                        run,
+                        traced,
                         turn: *turn,
                         begun: false,
                         pid: None,
@@ -145,8 +159,17 @@ impl History {
                     history.stop = Some(stop.clone());
                     history.ended_in_the_middle = false;
                 }
-                Event::StageStarted { .. } | Event::Progress { .. } | Event::Note { .. } => {}
+                Event::Layout(Known::Not(why)) if evidence.plan.trace != Some(Switch::Off) => {
+                    history.untraced = Some(why.clone());
+                }
+                Event::Layout(_)
+                | Event::StageStarted { .. }
+                | Event::Progress { .. }
+                | Event::Note { .. } => {}
             }
+        }
+        if let Some(why) = &history.untraced {
+            history.machine.settings.insert("trace".into(), format!("unavailable: {why}"));
         }
         history.timing.ready_ms = history.first_start.unwrap_or(0);
         for (vm, findings) in &evidence.consoles {
@@ -157,7 +180,7 @@ impl History {
         history
     }
 
-    fn heard(&mut self, vm: u32, session: &Session, message: &GuestMessage, t_ms: u64) {
+    fn heard(&mut self, vm: u32, session: &mut Session, message: &GuestMessage, t_ms: u64) {
         match message {
             GuestMessage::Hello { .. } if !session.restored && self.timing.boot_ms == 0 => {
                 self.timing.boot_ms = t_ms.saturating_sub(session.began_ms);
@@ -166,8 +189,18 @@ impl History {
                 let names = super::health::taints(*taint).join(", ");
                 self.loose_ends.push(format!("the kernel was tainted before any test: {names}"));
             }
-            GuestMessage::Attached { settings, .. } => {
+            GuestMessage::Attached { settings, trace, .. } => {
                 self.machine.settings.clone_from(settings);
+                if let Some(ready) = trace {
+                    self.untraced = trace::unavailable(ready);
+                    session.traced = self.untraced.is_none();
+                    let refused = ready.refused.keys().cloned().collect::<Vec<_>>().join(", ");
+                    let without = match refused.as_str() {
+                        "" => String::new(),
+                        probes => format!(", without {probes}"),
+                    };
+                    self.machine.settings.insert("trace".into(), format!("on{without}"));
+                }
             }
             GuestMessage::Started { id, pid } => {
                 self.first_start.get_or_insert(t_ms);
@@ -176,7 +209,7 @@ impl History {
                     attempt.pid = u32::try_from(*pid).ok();
                 }
             }
-            GuestMessage::Finished { id, outcome, duration_us, health } => {
+            GuestMessage::Finished { id, outcome, duration_us, health, .. } => {
                 self.finished(vm, id, outcome, *duration_us, health);
                 let begun = self.first_start.unwrap_or(t_ms);
                 self.timing.tests_ms = t_ms.saturating_sub(begun);
@@ -371,6 +404,10 @@ struct Session {
     began_ms: u64,
     next: u64,
     broken: bool,
+    /// Whether its guest can trace.
+    traced: bool,
+    /// How many tests it was told to run.
+    runs: u32,
 }
 
 impl Session {

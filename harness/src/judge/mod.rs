@@ -9,6 +9,7 @@ mod health;
 mod known;
 mod results;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hmm_protocol::wire::{Failure, Outcome};
@@ -20,16 +21,17 @@ use crate::collect::Evidence;
 use crate::console::Severity;
 use crate::events::VmEnd;
 use crate::flow::Stage;
-use crate::plan::{Expect, Plan};
+use crate::plan::Expect;
 use crate::progress::seconds;
 use crate::run::describe;
 use crate::stop::{self, Stop};
+use crate::trace::{self, Trace};
 use history::{Attempt, Complaint, History, Said, turns};
 
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
-    let judge = |id: &String| judge_test(id, &history, &evidence.plan, &evidence.known_issues);
+    let judge = |id: &String| judge_test(id, &history, evidence);
     let mut tests: Vec<TestResult> = history.planned.iter().map(judge).collect();
 
     let mut reasons = history.loose_ends.clone();
@@ -81,7 +83,8 @@ pub fn judge(evidence: &Evidence) -> Results {
 }
 
 /// The verdict on one test.
-fn judge_test(id: &str, history: &History, plan: &Plan, known_issues: &[KnownIssue]) -> TestResult {
+fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
+    let Evidence { plan, traces, known_issues, .. } = evidence;
     let repeat = plan.repeat;
     let (name, device) = split_id(id);
     let mut result = TestResult {
@@ -102,7 +105,8 @@ fn judge_test(id: &str, history: &History, plan: &Plan, known_issues: &[KnownIss
     };
     let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
     let turns = turns(attempts);
-    let judged: Vec<Judged> = turns.values().map(|turn| judge_turn(result.clone(), turn)).collect();
+    let judged: Vec<Judged> =
+        turns.values().map(|turn| judge_turn(result.clone(), turn, traces)).collect();
     let bad: Vec<Judged> =
         judged.iter().filter(|turn| turn.result.verdict != Verdict::Passed).cloned().collect();
     // The first that is not good stands, whatever another one says.
@@ -141,7 +145,11 @@ struct Judged {
 }
 
 /// The verdict on one turn, which may have taken several attempts.
-fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> Judged {
+fn judge_turn(
+    mut result: TestResult,
+    attempts: &[&Attempt],
+    traces: &BTreeMap<(u32, u32), Trace>,
+) -> Judged {
     let Some(attempt) = attempts.last() else { return Judged { result, said: None } };
 
     // A test that had another attempt does not lose what was said in the first.
@@ -166,6 +174,21 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> Judged {
         Some(said) if said.health.is_unchanged() => Check::Ok,
         Some(_) => Check::Bad,
     };
+    let trace = traces.get(&(attempt.vm, attempt.run));
+    result.trace = trace.map(|trace| trace.info.clone()).unwrap_or_default();
+    let wrong_trace = match trace {
+        _ if !attempt.traced => None,
+        None => Some("nothing of its trace is there".to_owned()),
+        Some(Trace { incomplete: Some(why), .. }) => {
+            Some(format!("its trace is incomplete: {why}"))
+        }
+        Some(Trace { info, .. }) => trace::in_a_line(&info.violations),
+    };
+    result.checks.trace = match &wrong_trace {
+        _ if !attempt.traced || verdict == Verdict::NotRun => Check::None,
+        None => Check::Ok,
+        Some(_) => Check::Bad,
+    };
     (result.verdict, result.reason) = match (verdict, worst) {
         (Verdict::Passed, Some(complaint)) if complaint.severity == Severity::Fatal => {
             (Verdict::Crashed, complaint.event.title.clone())
@@ -177,6 +200,9 @@ fn judge_turn(mut result: TestResult, attempts: &[&Attempt]) -> Judged {
         (Verdict::Passed, None) if result.checks.taint == Check::Bad => {
             let health = attempt.said.as_ref().map(|said| &said.health);
             (Verdict::Failed, health.map(health::describe).unwrap_or_default())
+        }
+        (Verdict::Passed, None) if wrong_trace.is_some() => {
+            (Verdict::Failed, wrong_trace.unwrap_or_default())
         }
         (other, _) => (other, reason),
     };

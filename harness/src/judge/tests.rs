@@ -81,7 +81,13 @@ impl Story {
 
     fn finished(mut self, id: &str, outcome: Outcome, health: Health) -> Self {
         self.console.push_str(&format!("hmm-harness: end {id}\n"));
-        self.say(GuestMessage::Finished { id: id.into(), outcome, duration_us: 1500, health })
+        self.say(GuestMessage::Finished {
+            id: id.into(),
+            outcome,
+            duration_us: 1500,
+            health,
+            capture: None,
+        })
     }
 
     fn passed(self, id: &str) -> Self {
@@ -117,6 +123,7 @@ impl Story {
             plan: self.plan,
             records,
             consoles: vec![(0, findings)],
+            traces: BTreeMap::new(),
             known_issues: Vec::new(),
         })
     }
@@ -218,6 +225,7 @@ fn a_console_that_fell_silent_is_not_a_clean_one() {
         outcome: Outcome::Passed,
         duration_us: 1,
         health: Health::default(),
+        capture: None,
     };
     let results = Story::new()
         .started(A)
@@ -285,6 +293,7 @@ fn a_report_that_breaks_off_is_not_lost() {
         plan: story.plan,
         records,
         consoles: vec![(0, findings)],
+        traces: BTreeMap::new(),
         known_issues: Vec::new(),
     };
     let results = judge(&evidence);
@@ -384,6 +393,7 @@ fn a_frame_of_another_start_is_not_listened_to_nor_what_follows() {
             outcome: Outcome::Passed,
             duration_us: 1,
             health: Health::default(),
+            capture: None,
         },
     };
     story.events.push(Event::Frame { vm: 0, sealed: forged });
@@ -410,6 +420,7 @@ fn a_turn_that_never_began_is_no_crash_of_the_test_that_ran_later() {
             outcome: Outcome::Passed,
             duration_us: 1,
             health: Health::default(),
+            capture: None,
         },
     ];
     for (seq, message) in (0..).zip(pass) {

@@ -63,6 +63,7 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
         retry: reader.take("retry"),
         accel: reader.take("accel"),
         no_snapshot: reader.take("no_snapshot"),
+        trace: reader.take("trace"),
         until: reader.take("until"),
         out: reader.take::<PathBuf>("out").map(|p| base.join(p)),
         json: reader.take::<PathBuf>("json").map(|p| base.join(p)),
@@ -87,7 +88,7 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 
 /// The keys a plan may have, for the message about one that it may not.
 const KEYS: &str = "kernel, series, profile, rootfs, filter, test, tests, device, timeout, seed, \
-                    isolate, jobs, repeat, retry, accel, no_snapshot, until, out, json, expect";
+                    isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, out, json, expect";
 
 struct Reader<'a> {
     name: String,

@@ -72,6 +72,8 @@ pub struct Wishes {
     pub accel: Option<Accel>,
     /// `--no-snapshot`.
     pub no_snapshot: Option<bool>,
+    /// `--trace`.
+    pub trace: Option<Switch>,
     /// `--until`.
     pub until: Option<Stage>,
     /// `--out`.
@@ -80,6 +82,16 @@ pub struct Wishes {
     pub json: Option<PathBuf>,
     /// A plan's `expect`.
     pub expect: Option<Expect>,
+}
+
+/// Whether something is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// It is, or there is no judgement.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// A plan that can be carried out. Written to the run directory as `plan.yaml`,
@@ -109,6 +121,9 @@ pub struct Plan {
     pub retry: u32,
     /// Whether every VM boots, and none starts from a saved guest.
     pub no_snapshot: bool,
+    /// Whether notifier events are captured: where nobody says, if the kernel can.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<Switch>,
     /// How long a test may take, before scaling.
     #[serde(with = "duration")]
     pub timeout: Duration,
@@ -193,6 +208,7 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
         repeat: wishes.repeat.unwrap_or(1),
         retry: wishes.retry.unwrap_or(0),
         no_snapshot: wishes.no_snapshot.unwrap_or(false),
+        trace: wishes.trace,
         timeout: wishes.timeout.unwrap_or(DEFAULT_TIMEOUT),
         seed: wishes.seed.unwrap_or(1),
         until,
@@ -231,6 +247,7 @@ impl Wishes {
             repeat: self.repeat.or(other.repeat),
             retry: self.retry.or(other.retry),
             no_snapshot: self.no_snapshot.or(other.no_snapshot),
+            trace: self.trace.or(other.trace),
             until: self.until.or(other.until),
             out: self.out.map(|p| cwd.join(p)).or(other.out),
             json: self.json.map(|p| cwd.join(p)).or(other.json),
@@ -303,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_resolved_plan_is_a_plan_file() {
-        let plan = resolve_text("test: hmm.migrate\ntimeout: 1m 5s\nseries: [a.patch]\nexpect: {exit_code: 1, verdicts: {hmm.migrate.private: failed}}\n").expect("well formed");
+        let plan = resolve_text("test: hmm.migrate\ntrace: on\ntimeout: 1m 5s\nseries: [a.patch]\nexpect: {exit_code: 1, verdicts: {hmm.migrate.private: failed}}\n").expect("well formed");
         assert_eq!(plan.series, [Path::new("/home/me/plans/a.patch")]);
         let text = serde_yaml::to_string(&plan).expect("plain data");
         assert_eq!(resolve_text(&text), Ok(plan));

@@ -22,6 +22,7 @@ use tokio::time::Duration;
 use crate::boot::Recipe;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
+use crate::plan::Switch;
 use crate::stop::Stop;
 use crate::vm::{Consoles, Vm};
 use starts::Starts;
@@ -64,6 +65,8 @@ pub struct Options {
     pub retry: u32,
     /// Whether guests may be saved and restored.
     pub snapshot: bool,
+    /// Whether traces are demanded.
+    pub trace: Option<Switch>,
     /// How long after the run's first order its agent dies, for whoever tests
     /// the harness.
     pub agent_dies: Option<Duration>,
@@ -81,6 +84,7 @@ impl Default for Options {
             repeat: 1,
             retry: 0,
             snapshot: true,
+            trace: None,
             agent_dies: None,
         }
     }

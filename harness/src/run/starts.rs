@@ -10,13 +10,15 @@ use tokio::time::{Duration, Instant};
 
 use super::turn::{BOOT, Deadline, Hangs, PREPARE, RESTORE, SAVE, answer, unexpected};
 use super::{Options, describe};
-use crate::boot::Recipe;
+use crate::boot::{Recipe, cannot_trace};
 use crate::console::{Scanner, What};
 use crate::context::Context;
 use crate::events::VmEnd;
 use crate::flow::Stage;
+use crate::plan::Switch;
 use crate::snapshot::{self, CONSOLE, Facts, STATE, Snapshot};
 use crate::stop::{Fault, Stop};
+use crate::trace;
 use crate::vm::{Consoles, Happening, Vm};
 
 /// How often a saved guest may disappoint before the run boots each VM.
@@ -46,6 +48,8 @@ pub(super) struct Starts<'a> {
     /// One worker looks for the saved guest, or makes it; the others wait.
     saved: Mutex<Saved>,
     doubts: Cell<u32>,
+    /// Why the guest cannot trace, where that is demanded.
+    untraceable: RefCell<Option<String>>,
 }
 
 /// The guest from which VMs start.
@@ -91,6 +95,7 @@ impl<'a> Starts<'a> {
             late: Cell::new(None),
             saved: Mutex::new(if options.snapshot { Saved::Unknown } else { Saved::None }),
             doubts: Cell::new(0),
+            untraceable: RefCell::new(None),
         }
     }
 
@@ -104,16 +109,23 @@ impl<'a> Starts<'a> {
         loop {
             if let Some(snapshot) = self.snapshot().await? {
                 match self.restored(&snapshot).await? {
-                    Some(vm) => return Ok(vm),
+                    Some(vm) => return self.traceable(vm).await,
                     None => continue,
                 }
             }
             let mut vm = self.prepared().await?.vm;
             match self.attach(&mut vm).await {
-                None => return Ok(vm),
+                None => return self.traceable(vm).await,
                 Some(end) => self.failed(vm, end).await?,
             }
         }
+    }
+
+    /// A VM that is ready, unless traces are demanded and it has none.
+    async fn traceable(&self, vm: Vm<'a>) -> Result<Vm<'a>, Stop> {
+        let Some(why) = self.untraceable.take() else { return Ok(vm) };
+        vm.end(VmEnd::Replaced { reason: format!("nothing can be traced: {why}") }).await;
+        Err(cannot_trace(&why))
     }
 
     /// The guest to start from, made if it has to be.
@@ -178,7 +190,7 @@ impl<'a> Starts<'a> {
             let end = match vm.next(deadline.at).await {
                 Happening::Saved(Ok(())) => break,
                 Happening::Saved(Err(why)) => VmEnd::Replaced { reason: why },
-                Happening::Console(_) => continue,
+                Happening::Console(_) | Happening::Traced => continue,
                 Happening::Said(other) => unexpected(&other),
                 Happening::Gone(end) => end,
                 Happening::Deadline => deadline.passed(),
@@ -309,7 +321,14 @@ impl<'a> Starts<'a> {
         vm.tell(&HostMessage::Attach(self.attach.clone())).await;
         let attach = Deadline::new("attach", PREPARE.mul_f64(self.options.time_scale));
         match answer(vm, &attach).await {
-            Ok(GuestMessage::Attached { tests: known, .. }) => {
+            Ok(GuestMessage::Attached { tests: known, trace, .. }) => {
+                match trace.as_ref().map(trace::unavailable) {
+                    Some(None) => vm.can_trace(),
+                    Some(Some(why)) if self.options.trace == Some(Switch::On) => {
+                        self.untraceable.replace(Some(why));
+                    }
+                    _ => {}
+                }
                 let missing = self.tests.iter().find(|t| !known.iter().any(|k| k == t.name));
                 missing.map(|test| VmEnd::Agent { what: format!("it has no test {test}") })
             }

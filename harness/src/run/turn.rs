@@ -130,6 +130,7 @@ pub(super) fn job(test: &TestId, recipe: &Recipe, options: &Options) -> Job {
         device: test.device,
         seed: options.seed,
         timeout_ms: millis(Hangs::of(options).test),
+        trace: recipe.prepare.trace.is_some(),
         abi: recipe.abi.clone(),
     }
 }
@@ -137,7 +138,7 @@ pub(super) fn job(test: &TestId, recipe: &Recipe, options: &Options) -> Job {
 /// Runs one test to its end, or the VM to its.
 pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: Deadline) -> After {
     let hangs = Hangs::of(options);
-    vm.tell(&HostMessage::Run(job.clone())).await;
+    vm.order(job.clone()).await;
     // An agent that lives and does not end the test is as bad as a dead one.
     let test = Deadline::new("test", hangs.turn());
     let mut silence = Deadline::new("silence", hangs.silence);
@@ -149,6 +150,7 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
     let mut started = false;
     let mut begun = false;
     let mut marked = false;
+    let mut traced = false;
     let end = loop {
         let next = match (&report, &console) {
             (Some(report), _) => *report,
@@ -159,9 +161,13 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
             Happening::Said(message) => {
                 silence = Deadline::new("silence", hangs.silence);
                 match message {
-                    GuestMessage::Finished { id, outcome, health, .. }
+                    GuestMessage::Finished { id, outcome, health, capture, .. }
                         if id == job.id && started && finished.is_none() =>
                     {
+                        match capture {
+                            Some(capture) => vm.expect_trace(capture.chunks),
+                            None => traced = true,
+                        }
                         finished = Some((outcome, health));
                         console =
                             Some(Deadline::new("console", CONSOLE.mul_f64(options.time_scale)));
@@ -185,14 +191,21 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
                 }
                 What::Report(_) => {}
             },
+            Happening::Traced => traced = true,
             Happening::Saved(_) => {}
             Happening::Gone(end) => break end,
             Happening::Interrupted => break VmEnd::Interrupted,
+            // What does not arrive in time is missing, and nobody else's fault.
+            Happening::Deadline if finished.is_some() && marked && !traced => {
+                break VmEnd::Replaced { reason: "a trace did not arrive".into() };
+            }
             // Half a report is better than none.
             Happening::Deadline if report.is_some() => {}
             Happening::Deadline => break next.passed(),
         }
-        let Some((outcome, health)) = finished.as_ref().filter(|_| marked) else { continue };
+        let Some((outcome, health)) = finished.as_ref().filter(|_| marked && traced) else {
+            continue;
+        };
         if vm.in_report() {
             let until = report.get_or_insert(Deadline::new("report", REPORT));
             if !until.is_over() {
@@ -223,7 +236,7 @@ pub(super) async fn finish(vm: &mut Vm<'_>, options: &Options) -> VmEnd {
         match vm.next(deadline.at).await {
             Happening::Said(GuestMessage::Done { .. }) => done = true,
             Happening::Said(other) => return unexpected(&other),
-            Happening::Console(_) | Happening::Saved(_) => {}
+            Happening::Console(_) | Happening::Saved(_) | Happening::Traced => {}
             Happening::Gone(VmEnd::GuestGone { how }) if done && how == "guest-shutdown" => {
                 return VmEnd::Done;
             }
@@ -239,7 +252,7 @@ pub(super) async fn answer(vm: &mut Vm<'_>, deadline: &Deadline) -> Result<Guest
     loop {
         match vm.next(deadline.at).await {
             Happening::Said(message) => return Ok(message),
-            Happening::Console(_) | Happening::Saved(_) => {}
+            Happening::Console(_) | Happening::Saved(_) | Happening::Traced => {}
             Happening::Gone(end) => return Err(end),
             Happening::Interrupted => return Err(VmEnd::Interrupted),
             Happening::Deadline => return Err(deadline.passed()),

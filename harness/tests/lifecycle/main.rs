@@ -110,6 +110,7 @@ async fn a_guest_without_a_planned_test_is_not_ours() {
         settings: Default::default(),
         devices: Vec::new(),
         tests: vec!["hmm.migrate".into()],
+        trace: None,
     };
     let told = Story::new().first(At::Attach, [Act::Say(attached)]).told().await;
     told.exits(129).machines(1).says(&format!("it has no test {B}"));

@@ -87,7 +87,7 @@ pub(crate) fn begins(id: &str) -> [Act; 2] {
 }
 
 pub(crate) fn finished(id: &str, outcome: Outcome, health: Health) -> GuestMessage {
-    GuestMessage::Finished { id: id.into(), outcome, duration_us: 1500, health }
+    GuestMessage::Finished { id: id.into(), outcome, duration_us: 1500, health, capture: None }
 }
 
 pub(crate) fn passed(id: &str) -> GuestMessage {
@@ -129,6 +129,7 @@ fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
                 settings: Default::default(),
                 devices: vec!["hmm_dmirror0".into()],
                 tests: TESTS.iter().map(|id| id.replace(".private", "")).collect(),
+                trace: None,
             };
             (At::Attach, vec![Act::Say(attached)])
         }
@@ -202,7 +203,7 @@ fn play(story: &str, start: &str) {
     // The state of a machine is the name of its boot.
     let boot = match env::var_os("RESTORED") {
         None => format!("boot {start}"),
-        Some(_) => fs::read_to_string("/proc/self/fd/6").unwrap(),
+        Some(_) => fs::read_to_string("/proc/self/fd/7").unwrap(),
     };
     let mut machine = Machine::inherited();
     machine.listen_to_the_monitor(&turns, start, boot.clone());

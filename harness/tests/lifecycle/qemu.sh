@@ -4,10 +4,10 @@
 # child of another thread could still hold it open for writing ("text file
 # busy").
 #
-# Descriptors 3, 4 and 5 are what QEMU gets: console, agent port, monitor. The
-# player finds them as its standard error, input and output, where a program
-# can take them without `unsafe`. A guest that is restored reads its state from
-# 6.
+# Descriptors 3 to 6 are what QEMU gets: console, agent port, monitor, trace
+# port. The player finds the first three as its standard error, input and output,
+# where a program can take them without `unsafe`. A guest that is restored reads
+# its state from 7.
 
 dir=${0%/*}
 start=0

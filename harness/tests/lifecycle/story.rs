@@ -16,6 +16,7 @@ use hmm_harness::git::{Git, TreeId};
 use hmm_harness::image::{Image, Rootfs};
 use hmm_harness::interrupt::Interrupt;
 use hmm_harness::judge::{self, Results, TestResult, Verdict};
+use hmm_harness::layout::{Known, Layout};
 use hmm_harness::machine::{Accelerator, Qemu};
 use hmm_harness::plan::{self, Plan, Wishes};
 use hmm_harness::run::{self, Isolate, Options};
@@ -194,6 +195,7 @@ impl Story {
             repeat: plan.repeat,
             retry: self.retry.unwrap_or(0),
             snapshot: self.snapshot,
+            trace: None,
             agent_dies: None,
         };
 
@@ -254,6 +256,7 @@ fn recipe(ctx: &Context, dir: &Path) -> Recipe {
         dir: dir.join("kernel"),
         release: "6.12.0-fake".into(),
         abi: Abi::default(),
+        layout: Known::Is(Layout::default()),
         reused: false,
     };
     let image = Image {
@@ -270,7 +273,7 @@ fn recipe(ctx: &Context, dir: &Path) -> Recipe {
         build: String::new(),
         host: String::new(),
     };
-    boot::recipe(&kernel, image, qemu, Accelerator::Tcg).unwrap()
+    boot::recipe(&kernel, image, qemu, Accelerator::Tcg, None).unwrap()
 }
 
 fn tells_the_start_of(event: &Event, test: &str) -> bool {

@@ -304,7 +304,13 @@ mod tests {
             false => Outcome::Passed,
         };
         let health = Health::default();
-        let message = GuestMessage::Finished { id: id.to_owned(), outcome, duration_us: 1, health };
+        let message = GuestMessage::Finished {
+            id: id.to_owned(),
+            outcome,
+            duration_us: 1,
+            health,
+            capture: None,
+        };
         Event::Frame { vm: 0, sealed: Sealed { nonce: String::new(), seq: 0, message } }
     }
 
@@ -325,6 +331,7 @@ mod tests {
             plan,
             records: all,
             consoles: Vec::new(),
+            traces: Default::default(),
             known_issues: Vec::new(),
         })
     }

@@ -3,6 +3,8 @@
 //! The judge sees only what this returns, so a run is judged from its
 //! directory in the same way when it has just ended and a year later.
 
+mod traces;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read};
@@ -15,6 +17,7 @@ use crate::events::{Event, Record};
 use crate::judge::KnownIssue;
 use crate::plan::Plan;
 use crate::rundir::console_of;
+use crate::trace::Trace;
 
 /// All that is known of a run.
 #[derive(Debug, Clone)]
@@ -26,11 +29,14 @@ pub struct Evidence {
     /// What each VM's console said, by the VM's number; lines count from the
     /// start of `console.log`.
     pub consoles: Vec<(u32, Vec<Finding>)>,
+    /// The traces, by VM and by which of its tests it was, counted from 1.
+    pub traces: BTreeMap<(u32, u32), Trace>,
     /// Issues that are known.
     pub known_issues: Vec<KnownIssue>,
 }
 
-/// Reads `plan.yaml`, `events.jsonl` and `console.log` from `dir`.
+/// Reads `plan.yaml`, `events.jsonl`, `console.log` and what came of traces from
+/// `dir`, and writes there what traces are in words.
 ///
 /// # Errors
 /// When one of them is missing or cannot be read.
@@ -41,8 +47,9 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
     let plan = serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
     let records = records(&dir.join("events.jsonl"))?;
     let consoles = consoles(dir, &records)?;
+    let traces = traces::understand(dir, &records);
     let known_issues = crate::judge::known_issues()?;
-    Ok(Evidence { plan, records, consoles, known_issues })
+    Ok(Evidence { plan, records, consoles, traces, known_issues })
 }
 
 fn records(path: &Path) -> Result<Vec<Record>> {

@@ -1,0 +1,151 @@
+//! Notifier traces: which probes, how their records become rows, what is the
+//! same each time, and which rules hold.
+//!
+//! Nothing here opens a file or reads a clock: the guest's chunks, the layout of
+//! its kernel and the formats of its records come in as values, and rows, text
+//! and broken rules come out.
+
+mod buffers;
+mod canonical;
+mod decode;
+mod format;
+mod names;
+mod probes;
+mod ring;
+mod row;
+mod rules;
+
+use std::io::{self, Read, Seek, Write};
+
+use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
+use sha2::{Digest as _, Sha256};
+
+pub use canonical::Canonical;
+pub use decode::{About, Decoded, decode};
+pub use format::Formats;
+pub use probes::{ESSENTIAL, setup};
+pub use row::{Address, Probe, Row};
+pub use rules::{RULES, Rules};
+
+use crate::judge::{TraceInfo, Violation};
+
+/// Why a guest cannot trace, if it cannot: it says so, or its kernel has refused
+/// what no trace can do without.
+pub fn unavailable(ready: &TraceReady) -> Option<String> {
+    ready.unavailable.clone().or_else(|| {
+        let refused = |name: &str| ready.refused.get(name).map(|why| (name.to_owned(), why));
+        let (name, why) = ESSENTIAL.into_iter().find_map(refused)?;
+        Some(format!("the kernel refuses the probe {name}: {why}"))
+    })
+}
+
+/// What is known of the trace of one turn of a test.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// For the results.
+    pub info: TraceInfo,
+    /// Why it is not known to be whole; nothing if it is.
+    pub incomplete: Option<String>,
+    /// To where `migrate_vma_setup()` returned.
+    pub callers: Vec<u64>,
+}
+
+/// Understands a test's chunks: writes its rows and its canonical form, and
+/// judges both. `said` is what the guest's kernel counted, if the test came to
+/// its end.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub fn understand<R: Read + Seek>(
+    open: impl Fn() -> io::Result<R>,
+    about: About<'_>,
+    said: Option<&Capture>,
+    mut rows_out: impl Write,
+    canonical_out: impl Write,
+) -> io::Result<Trace> {
+    let mut rules = Rules::default();
+    let mut canonical = Canonical::new(Hashing { out: canonical_out, hash: Sha256::new() });
+    let mut captured = 0;
+    let mut mirrored = false;
+    let mut failed = Ok(());
+    let decoded = decode(open, about, |row| {
+        captured += u64::from(row.probe != Probe::Step);
+        mirrored |= row.probe == Probe::Insert && row.ret.is_none();
+        rules.push(&row);
+        if failed.is_ok() {
+            failed = serde_json::to_writer(&mut rows_out, &row)
+                .map_err(io::Error::from)
+                .and_then(|()| rows_out.write_all(b"\n"))
+                .and_then(|()| canonical.push(&row));
+        }
+    })?;
+    failed.and_then(|()| rows_out.flush())?;
+    let calibrated = rules.calibrated();
+    let violations = rules.finish();
+    let hashing = canonical.finish()?;
+    let incomplete = incomplete(said, &decoded, mirrored && calibrated == 0);
+    Ok(Trace {
+        info: TraceInfo {
+            captured,
+            lost: said.map_or(0, |said| said.lost + said.missed),
+            complete: incomplete.is_none(),
+            canonical_sha256: Some(hex(&hashing.hash.finalize())),
+            violations,
+        },
+        incomplete,
+        callers: decoded.callers.into_keys().collect(),
+    })
+}
+
+/// Why a trace is not known to be whole, if it is not.
+fn incomplete(said: Option<&Capture>, decoded: &Decoded, uncalibrated: bool) -> Option<String> {
+    let Some(said) = said else { return Some("it ends where the guest's last word did".into()) };
+    let reasons = [
+        said.trouble.clone(),
+        (said.lost > 0).then(|| format!("{} events found no room", said.lost)),
+        (said.missed > 0).then(|| format!("probes could not run {} times", said.missed)),
+        decoded.trouble.clone(),
+        decoded.missed.then(|| "the kernel says that events are missing".to_owned()),
+        (said.chunks != decoded.chunks)
+            .then(|| format!("{} of {} chunks arrived", decoded.chunks, said.chunks)),
+        (said.hits != decoded.hits)
+            .then(|| format!("{} events of {} that the probes saw", decoded.hits, said.hits)),
+        uncalibrated.then(|| {
+            let known = CALIBRATIONS.map(|(op, _)| op).join(", ");
+            format!("none of the known operations ({known}) is in it")
+        }),
+    ];
+    reasons.into_iter().flatten().next()
+}
+
+/// Passes on what is written, and its digest.
+struct Hashing<W> {
+    out: W,
+    hash: Sha256,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the violations of a trace come to in a line.
+pub fn in_a_line(violations: &[Violation]) -> Option<String> {
+    let first = violations.first()?;
+    let more = match violations.len() - 1 {
+        0 => String::new(),
+        n => format!("; and {n} more"),
+    };
+    Some(format!("rule {}, step {}: {}{more}", first.rule, first.step, first.text))
+}
