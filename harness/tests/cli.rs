@@ -163,7 +163,7 @@ fn list_names_every_test() {
     let home = Home::new();
     let listed = home.run(&["list"]);
     listed.with(0);
-    assert_eq!(listed.out.lines().count(), 1 + 58);
+    assert_eq!(listed.out.lines().count(), 1 + 60);
     assert_eq!(home.run(&["list", "--filter", "hmm2.*"]).out.lines().count(), 1 + 6);
 }
 

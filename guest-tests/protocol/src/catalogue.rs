@@ -123,7 +123,7 @@ const TO_DEV: &str = "MIGRATE_TO_DEV";
 const TO_SYS: &str = "MIGRATE_TO_SYS";
 
 /// The tests of the kernel's own tools/testing/selftests/mm/hmm-tests.c as of
-/// 6.12, under their names there.
+/// 6.12, under their names there; and after them our own.
 pub const TESTS: &[TestDef] = &[
     test("hmm.open_close", (5, 8), 1, &[], &[], "the device opens and closes"),
     test(
@@ -350,6 +350,14 @@ pub const TESTS: &[TestDef] = &[
         &[],
         "two devices map the same pages, and one takes them",
     ),
+    test(
+        "notifier.mremap",
+        (5, 8),
+        1,
+        &["READ"],
+        &[],
+        "the device follows memory that moves to another address",
+    ),
 ];
 
 #[cfg(test)]
@@ -360,7 +368,8 @@ mod tests {
     #[test]
     fn the_catalogue_of_6_12_is_whole() {
         let ids: BTreeSet<String> = all().iter().map(TestId::to_string).collect();
-        assert_eq!(ids.len(), 58);
+        assert_eq!(ids.iter().filter(|id| id.starts_with("hmm")).count(), 58);
+        assert_eq!(ids.len(), 60);
         assert_eq!(TESTS.iter().filter(|t| t.name.starts_with("hmm2.")).count(), 3);
     }
 }

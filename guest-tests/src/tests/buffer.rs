@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use hmm_protocol::Step;
-use nix::sys::mman::{self, MapFlags, ProtFlags};
+use nix::sys::mman::{self, MRemapFlags, MapFlags, ProtFlags};
 
 use crate::check::{OrFail, Result};
 use crate::pages::{Pages, pointer};
@@ -36,6 +36,8 @@ pub(crate) enum Place {
     Mirror,
     /// What is there for its side effects only.
     Scratch,
+    /// Where a buffer goes that moves.
+    Moved,
     /// Hugetlb pages, which may be 1 GiB large.
     Huge,
 }
@@ -47,6 +49,7 @@ impl Place {
             Place::Buffer | Place::Huge => "buffer",
             Place::Mirror => "mirror",
             Place::Scratch => "scratch",
+            Place::Moved => "moved",
         }
     }
 
@@ -56,6 +59,7 @@ impl Place {
             Place::Buffer => 0x10_0000_0000,
             Place::Mirror => 0x10_1000_0000,
             Place::Scratch => 0x10_2000_0000,
+            Place::Moved => 0x10_3000_0000,
             Place::Huge => 0x20_0000_0000,
         }
     }
@@ -198,6 +202,23 @@ impl Buffer {
         self.pages(self.pages / 2..self.pages)
     }
 
+    /// Moves it, without its guards, to a place where nothing is.
+    #[track_caller]
+    pub(crate) fn move_to(self, place: Place) -> Result<Buffer> {
+        let (from, to) = (self.all(), Buffer { place, pages: self.pages });
+        let at = to.all().address();
+        step(
+            Step::new("mremap").of(to.all().span()).at(at as u64).note(format_args!("from {from}")),
+        );
+        let flags = MRemapFlags::MREMAP_MAYMOVE | MRemapFlags::MREMAP_FIXED;
+        let size = from.bytes();
+        // SAFETY: nobody has a reference into the pages, and nothing is mapped at
+        // a place that this process has not used.
+        unsafe { mman::mremap(pointer(from.address()), size, size, flags, Some(pointer(at))) }
+            .or_fail(format_args!("move {from}"))?;
+        Ok(to)
+    }
+
     /// Unmaps whatever is left of it, and the guards, so that the next mapping
     /// can have the same place.
     #[track_caller]
@@ -253,8 +274,8 @@ mod tests {
     #[test]
     fn places_do_not_overlap() {
         let reach = 0x1000_0000 - 2 * GUARD_PAGES * PAGE_SIZE;
-        let mut starts =
-            [Place::Buffer, Place::Mirror, Place::Scratch, Place::Huge].map(Place::address);
+        let mut starts = [Place::Buffer, Place::Mirror, Place::Scratch, Place::Moved, Place::Huge]
+            .map(Place::address);
         starts.sort_unstable();
         assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= reach));
     }

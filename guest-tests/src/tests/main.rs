@@ -6,8 +6,8 @@
 //! verdict was said, whatever it was.
 //!
 //! The tests are those of the kernel's own tools/testing/selftests/mm/
-//! hmm-tests.c, under their names there, each on device-private and on
-//! device-coherent memory. How they are prepared, watched and judged is
+//! hmm-tests.c, under their names there, and some of our own, each on
+//! device-private and on device-coherent memory. How they are prepared, watched and judged is
 //! nobody's business here: see the agent and the harness.
 
 mod access;
@@ -22,6 +22,7 @@ mod gup;
 mod huge;
 mod migrate;
 mod mirror;
+mod moved;
 mod pages;
 mod pattern;
 mod pins;
@@ -77,6 +78,7 @@ const TESTS: &[Test] = &[
     ("hmm2.migrate_mixed", two::migrate_mixed),
     ("hmm2.snapshot", snapshot::snapshot),
     ("hmm2.double_map", two::double_map),
+    ("notifier.mremap", moved::mremap),
 ];
 
 fn main() -> ExitCode {

@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn nothing_asked_for_is_everything() {
         let plan = resolve(Wishes::default(), &["default"]).expect("defaults");
-        assert_eq!(plan.tests.len(), 58);
+        assert_eq!(plan.tests.len(), 60);
         assert_eq!(plan.kernel, DEFAULT_KERNEL);
     }
 
