@@ -20,7 +20,7 @@ use crate::stop::Stop;
 /// `struct mmu_notifier_range` and `enum mmu_notifier_event`.
 const NOTIFIER: &str = "include/linux/mmu_notifier.h";
 /// `struct migrate_vma`.
-const MIGRATE: &str = "include/linux/migrate.h";
+pub const MIGRATE: &str = "include/linux/migrate.h";
 /// The driver.
 const DRIVER: &str = "lib/test_hmm.c";
 
@@ -176,6 +176,12 @@ fn owner_is_set(notifier: &str) -> bool {
         .skip(1)
         .find_map(|rest| rest.split_once('{')?.1.split_once('}'));
     owner.zip(init).is_some_and(|(owner, (init, _))| init.contains(&format!("->{owner}")))
+}
+
+/// What `struct migrate_vma` calls its owner, from the text of its header.
+pub fn owner_in_migrate_vma(header: &str) -> Option<String> {
+    let text = without_comments(header);
+    body(&text, "migrate_vma").and_then(owner).map(str::to_owned)
 }
 
 fn values(answers: Vec<Answer>) -> Layout {

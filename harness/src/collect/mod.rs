@@ -35,6 +35,13 @@ pub struct Evidence {
     pub known_issues: Vec<KnownIssue>,
 }
 
+impl Evidence {
+    /// What of the traces could not be written down in words, if anything.
+    pub fn unwritten(&self) -> Option<String> {
+        self.traces.values().find_map(|trace| trace.unwritten.clone())
+    }
+}
+
 /// Reads `plan.yaml`, `events.jsonl`, `console.log` and what came of traces from
 /// `dir`, and writes there what traces are in words.
 ///

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ struct Session {
 }
 
 /// Understands every trace of a run, and writes its rows and its canonical form
-/// beside it. What cannot be read or written makes a trace incomplete.
+/// beside it. What cannot be read makes a trace incomplete.
 pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32), Trace> {
     let mut layout = None;
     let mut sessions: HashMap<u32, Session> = HashMap::new();
@@ -92,9 +92,6 @@ pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32),
 }
 
 fn one(dir: &Path, turn: &Turn, session: Option<&Session>, layout: &Layout) -> io::Result<Trace> {
-    let named = |path: &Path, error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-    };
     let ready = session.and_then(|session| session.ready.as_ref());
     let (Some(session), Some(ready)) = (session, ready) else {
         return Err(io::Error::other("its guest never said what it can trace"));
@@ -104,18 +101,66 @@ fn one(dir: &Path, turn: &Turn, session: Option<&Session>, layout: &Layout) -> i
     let about = About { tag: session.tag, run: turn.run, formats: &formats, layout };
     let raw = dir.join(raw_trace_of(turn.vm, turn.run));
     let open = || Ok(BufReader::with_capacity(64 << 10, File::open(&raw)?));
-    let create = |path: &PathBuf| {
-        let file = File::create(path).map_err(|error| named(path, error))?;
-        Ok::<_, io::Error>(BufWriter::with_capacity(64 << 10, file))
-    };
-    let (rows, canonical) =
-        (dir.join(rows_of(turn.id, turn.turn)), dir.join(canonical_of(turn.id, turn.turn)));
-    let trace = trace::understand(open, about, turn.said, create(&rows)?, create(&canonical)?);
-    let mut trace = trace.map_err(|error| named(&raw, error))?;
+    let mut rows = Words::new(dir.join(rows_of(turn.id, turn.turn)));
+    let mut canonical = Words::new(dir.join(canonical_of(turn.id, turn.turn)));
+    let trace = trace::understand(open, about, turn.said, &mut rows, &mut canonical);
+    let mut trace = trace
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", raw.display())))?;
     if !trace.info.complete {
         // What is the same each time is not to be had of half a trace.
-        fs::remove_file(&canonical).map_err(|error| named(&canonical, error))?;
+        canonical.discard();
         trace.info.canonical_sha256 = None;
     }
+    trace.unwritten = rows.failed.or(canonical.failed);
     Ok(trace)
+}
+
+/// What is written beside a trace. It says again what the trace says, so that a
+/// place where it cannot be written changes no judgement.
+struct Words {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+    failed: Option<String>,
+}
+
+impl Words {
+    fn new(path: PathBuf) -> Self {
+        let mut words = Words { path, file: None, failed: None };
+        match File::create(&words.path) {
+            Ok(file) => words.file = Some(BufWriter::with_capacity(64 << 10, file)),
+            Err(error) => words.fail(&error),
+        }
+        words
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.failed = Some(format!("cannot write {}: {error}", self.path.display()));
+        self.discard();
+    }
+
+    /// Takes it away: what is there would be half of it.
+    fn discard(&mut self) {
+        if let Some(file) = self.file.take() {
+            // What has no room any more need not be written out first.
+            drop(file.into_parts());
+            // It may be gone, which is as good.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Write for Words {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(Err(error)) = self.file.as_mut().map(|file| file.write_all(bytes)) {
+            self.fail(&error);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if let Some(Err(error)) = self.file.as_mut().map(Write::flush) {
+            self.fail(&error);
+        }
+        Ok(())
+    }
 }

@@ -22,8 +22,12 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         let problem = check_json(json).or_else(|| rundir::check_json(json, &dir));
         problem.map_or(Ok(()), |problem| Err(Stop::usage(problem)))?;
     }
-    let results = judge::judge(&collect::evidence(&dir)?);
+    let evidence = collect::evidence(&dir)?;
+    let results = judge::judge(&evidence);
     // Evidence may be kept where nothing can be written any more.
+    if let Some(why) = evidence.unwritten() {
+        say(format_args!("note     {why}"));
+    }
     if let Err(error) = report::write(&results, &dir) {
         say(format_args!("note     {error:#}"));
     }

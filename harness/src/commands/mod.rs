@@ -2,6 +2,7 @@
 //! out.
 
 pub mod bench;
+pub mod callers;
 pub mod check;
 pub mod doctor;
 pub mod judge;

@@ -77,6 +77,23 @@ pub struct Prepared {
     json: Option<PathBuf>,
 }
 
+impl Prepared {
+    /// Where the kernel's source is.
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The series on top of it.
+    pub(super) fn series(&self) -> &[PathBuf] {
+        &self.plan.series
+    }
+
+    /// The profile of its configuration.
+    pub(super) fn profile(&self) -> &Profile {
+        &self.profile
+    }
+}
+
 /// Resolves a request and finds everything that is wrong with it at once.
 ///
 /// # Errors
@@ -212,7 +229,8 @@ pub async fn carry_out(
     let own = report::write(&results, &dir);
     // They may lie on different disks, of which one is full.
     let copy = prepared.json.as_ref().map_or(Ok(()), |path| report::write_copy(&results, path));
-    if let Err(error) = own.and(copy) {
+    let words = evidence.unwritten().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)));
+    if let Err(error) = own.and(copy).and(words) {
         // What was judged is shown all the same.
         results.outcome = RunOutcome::Fault;
         results.exit_code = stop::FAULT;

@@ -104,6 +104,15 @@ fn unresolved(wanted: &Wanted, why: &str) -> Resolved {
     Resolved { address: wanted.address.clone(), frames: Vec::new(), why: Some(why.to_owned()) }
 }
 
+/// An address of a kernel as its reports print it.
+///
+/// # Errors
+/// When the kernel's System.map cannot be read.
+pub fn printed(kernel: &Kernel, address: u64) -> anyhow::Result<Option<String>> {
+    let map = fs::read(kernel.dir.join("System.map")).context("cannot read System.map")?;
+    Ok(vmlinux::print(&String::from_utf8_lossy(&map), address))
+}
+
 /// The frames of an address, or why there are none, as a phrase.
 type Outcome = Result<Vec<Frame>, String>;
 

@@ -123,15 +123,7 @@ pub(super) fn is_code<'d>(file: &ElfFile64<'d>, symbol: &impl object::ObjectSymb
 /// symbol at another address, which is the size that a report has
 /// (`get_symbol_pos()`). System.map lists the same symbols.
 fn printed(map: &str) -> HashMap<&str, Vec<(u64, u64)>> {
-    let mut symbols: Vec<(u64, &str)> = map
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (address, _kind, name) = (words.next()?, words.next()?, words.next()?);
-            Some((u64::from_str_radix(address, 16).ok()?, name))
-        })
-        .collect();
-    symbols.sort_by_key(|(address, _)| *address);
+    let symbols = by_address(map);
     let mut printed: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
     let mut next = None;
     for (n, &(address, name)) in symbols.iter().enumerate().rev() {
@@ -144,6 +136,30 @@ fn printed(map: &str) -> HashMap<&str, Vec<(u64, u64)>> {
         printed.entry(name).or_default().push((address, size));
     }
     printed
+}
+
+/// The symbols of a System.map with their addresses, which rise.
+fn by_address(map: &str) -> Vec<(u64, &str)> {
+    let mut symbols: Vec<(u64, &str)> = map
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let (address, _kind, name) = (words.next()?, words.next()?, words.next()?);
+            Some((u64::from_str_radix(address, 16).ok()?, name))
+        })
+        .collect();
+    symbols.sort_by_key(|(address, _)| *address);
+    symbols
+}
+
+/// An address as the kernel of this System.map prints it; nothing if it lies
+/// before or behind all symbols.
+pub(super) fn print(map: &str, address: u64) -> Option<String> {
+    let symbols = by_address(map);
+    let behind = symbols.partition_point(|(at, _)| *at <= address);
+    let (start, name) = *symbols[..behind].last()?;
+    let (end, _) = *symbols.get(behind)?;
+    Some(format!("{name}+{:#x}/{:#x}", address - start, end - start))
 }
 
 #[cfg(test)]

@@ -44,8 +44,25 @@ pub struct Decoded {
     pub missed: bool,
     /// The first thing that could not be understood, or nothing.
     pub trouble: Option<String>,
-    /// To where `migrate_vma_setup()` returned, and how often.
-    pub callers: BTreeMap<u64, u64>,
+    /// The calls of `migrate_vma_setup()`, by where they returned to.
+    pub callers: BTreeMap<u64, Calls>,
+}
+
+/// Calls of `migrate_vma_setup()` from one place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// How many there were.
+    pub times: u64,
+    /// How many of them had no owner.
+    pub unowned: u64,
+}
+
+impl Calls {
+    /// Adds others from the same place.
+    pub fn add(&mut self, more: &Calls) {
+        self.times += more.times;
+        self.unowned += more.unowned;
+    }
 }
 
 impl Decoded {
@@ -263,7 +280,8 @@ impl Rows<'_> {
                 // A hostile guest could name any number of callers.
                 let caller = value("caller").unwrap_or_default();
                 if decoded.callers.len() < 1024 || decoded.callers.contains_key(&caller) {
-                    *decoded.callers.entry(caller).or_default() += 1;
+                    let unowned = u64::from(row.owner.is_none());
+                    decoded.callers.entry(caller).or_default().add(&Calls { times: 1, unowned });
                 }
             }
         }

@@ -15,13 +15,14 @@ mod ring;
 mod row;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, Write};
 
 use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
 use sha2::{Digest as _, Sha256};
 
 pub use canonical::Canonical;
-pub use decode::{About, Decoded, decode};
+pub use decode::{About, Calls, Decoded, decode};
 pub use format::Formats;
 pub use probes::{ESSENTIAL, setup};
 pub use row::{Address, Probe, Row};
@@ -46,8 +47,10 @@ pub struct Trace {
     pub info: TraceInfo,
     /// Why it is not known to be whole; nothing if it is.
     pub incomplete: Option<String>,
-    /// To where `migrate_vma_setup()` returned.
-    pub callers: Vec<u64>,
+    /// What could not be written of it beside it.
+    pub unwritten: Option<String>,
+    /// The calls of `migrate_vma_setup()`, by where they returned to.
+    pub callers: BTreeMap<u64, Calls>,
 }
 
 /// Understands a test's chunks: writes its rows and its canonical form, and
@@ -93,7 +96,8 @@ pub fn understand<R: Read + Seek>(
             violations,
         },
         incomplete,
-        callers: decoded.callers.into_keys().collect(),
+        unwritten: None,
+        callers: decoded.callers,
     })
 }
 

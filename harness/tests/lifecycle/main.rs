@@ -5,6 +5,7 @@
 
 mod qemu;
 mod story;
+mod traces;
 
 use std::fs;
 use std::time::Duration;

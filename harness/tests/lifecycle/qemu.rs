@@ -14,6 +14,7 @@ use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use hmm_protocol::frame::{self, Decoder};
+use hmm_protocol::trace::{ChunkHeader, tag};
 use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Outcome, Sealed, VERSION};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub(crate) enum Act {
     Chatter(String, usize),
     /// The agent says for ever that a test goes on.
     Live(String),
+    /// A chunk comes through the trace port, as that of this start; of it only the
+    /// first bytes, if there is a limit.
+    Trace(ChunkOf, Vec<u8>, Option<usize>),
     /// The agent's port is closed from its side.
     HangUp,
     /// The console prints.
@@ -74,6 +78,15 @@ pub(crate) enum Act {
     Exit(i32),
     /// Nothing happens any more.
     Hang,
+}
+
+/// What a chunk says of itself, beside whose start it is of.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct ChunkOf {
+    pub(crate) run: u32,
+    pub(crate) seq: u64,
+    /// It is of another start.
+    pub(crate) forged: bool,
 }
 
 /// A line of the kernel's log on the console.
@@ -244,6 +257,8 @@ struct Machine {
     nonce: String,
     seq: u64,
     last: Vec<u8>,
+    /// The way to the trace port, once it was needed.
+    trace: Option<File>,
 }
 
 impl Machine {
@@ -258,6 +273,7 @@ impl Machine {
             nonce: String::new(),
             seq: 0,
             last: Vec::new(),
+            trace: None,
         }
     }
 
@@ -329,6 +345,20 @@ impl Machine {
                 self.agent.write_all(&frame).unwrap();
                 thread::sleep(Duration::from_millis(50));
             },
+            Act::Trace(ChunkOf { run, seq, forged }, bytes, limit) => {
+                let length = u32::try_from(bytes.len()).unwrap();
+                let tag = tag(&self.nonce).wrapping_add(u64::from(*forged));
+                let header = ChunkHeader { tag, run: *run, cpu: 0, seq: *seq, length };
+                let chunk = [&header.encode()[..], bytes].concat();
+                let chunk = &chunk[..limit.unwrap_or(chunk.len())];
+                let trace = self.trace.get_or_insert_with(|| {
+                    let story = env::var("STORY").unwrap();
+                    let start = env::var("START").unwrap();
+                    let pipe = story.replace("story.json", &format!("trace.{start}"));
+                    fs::OpenOptions::new().write(true).open(pipe).unwrap()
+                });
+                trace.write_all(chunk).unwrap();
+            }
             Act::HangUp => self.agent.shutdown(Shutdown::Both).unwrap(),
             Act::Print(bytes) => self.console.write_all(bytes).unwrap(),
             Act::Flood(bytes) => {

@@ -13,11 +13,17 @@ dir=${0%/*}
 start=0
 until mkdir "$dir/start.$start" 2>/dev/null; do start=$((start + 1)); done
 
-# Sets $player, and does what the story wants done before the machine begins.
+# Sets $player and $traced, and does what the story wants done before the machine begins.
 . "$dir/prelude.sh"
 
 case " $* " in
 *" -incoming "*) export RESTORED=1 ;;
 esac
+# The player has no more standard descriptors; what it writes to a pipe of this
+# name goes to the trace port.
+if [ -n "$traced" ]; then
+    mkfifo "$dir/trace.$start"
+    cat "$dir/trace.$start" >&6 &
+fi
 export STORY="$dir/story.json" START="$start"
 exec "$player" qemu::plays --exact --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-

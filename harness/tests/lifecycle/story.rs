@@ -23,11 +23,13 @@ use hmm_harness::run::{self, Isolate, Options};
 use hmm_harness::series::PatchedTree;
 use hmm_harness::store::Store;
 use hmm_harness::{collect, proc, run::describe};
+use hmm_protocol::trace::Capture;
 use hmm_protocol::wire::{Abi, Attach, GuestMessage, Prepare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::qemu::{Act, At, Turn};
+use super::traces;
 
 pub(crate) const A: &str = "hmm.migrate.private";
 pub(crate) const B: &str = "hmm.migrate_fault.private";
@@ -51,6 +53,7 @@ pub(crate) struct Story {
     interrupted_in: Option<&'static str>,
     store: Option<PathBuf>,
     stopped_in: Option<&'static str>,
+    traced: bool,
 }
 
 impl Story {
@@ -89,6 +92,16 @@ impl Story {
     pub(crate) fn prelude(mut self, commands: &str) -> Self {
         self.prelude = commands.into();
         self
+    }
+
+    /// Its guest can trace, and where nothing else was said before, nothing
+    /// happens that a trace would tell.
+    pub(crate) fn traced(mut self) -> Self {
+        self.traced = true;
+        for id in TESTS {
+            self = self.always(At::Run(id.into()), traces::traced(id, Capture::default(), []));
+        }
+        self.always(At::Attach, [Act::Say(traces::attached())])
     }
 
     /// All deadlines are shorter by this factor. Only for stories that wait for
@@ -163,7 +176,9 @@ impl Story {
             .unwrap();
         let player = std::env::current_exe().unwrap();
         let player = proc::quote(&player.to_string_lossy());
-        fs::write(dir.join("prelude.sh"), format!("player={player}\n{}\n", self.prelude)).unwrap();
+        let traced = if self.traced { "yes" } else { "" };
+        let prelude = format!("player={player}\ntraced={traced}\n{}\n", self.prelude);
+        fs::write(dir.join("prelude.sh"), prelude).unwrap();
         fs::write(dir.join("story.json"), serde_json::to_vec(&self.turns).unwrap()).unwrap();
 
         let interrupt = match self.interrupted_in {
@@ -217,6 +232,7 @@ impl Story {
 async fn carry_out(ctx: &Context, recipe: &Recipe, plan: &Plan, options: Options, dir: &Path) {
     ctx.log.record_in(dir).unwrap();
     fs::write(dir.join("plan.yaml"), serde_yaml::to_string(plan).unwrap()).unwrap();
+    ctx.log.emit(Event::Layout(Known::Is(Layout::default())));
     ctx.log.emit(Event::Planned {
         tests: plan.tests.clone(),
         repeat: plan.repeat,
@@ -383,6 +399,11 @@ impl Told {
                 _ => None,
             })
             .collect()
+    }
+
+    /// The text of a file of the run, if there is one.
+    pub(crate) fn file(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.home.path().join(name)).ok()
     }
 
     /// The size of a file of the run, in bytes.
