@@ -40,6 +40,8 @@ pub enum Command {
     List(ListArgs),
     /// Judge the saved evidence of a run again, without a kernel
     Judge(JudgeArgs),
+    /// Show a saved run: its tests, one of them, its trace, or what differs from another
+    Show(ShowArgs),
     /// Say what this machine lacks, and the command that mends it
     Doctor(DoctorArgs),
     /// Measure what a run costs, with the budgets beside it
@@ -141,6 +143,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
 
+    /// Also write the notifier traces here, as Chrome trace events for
+    /// https://ui.perfetto.dev
+    #[arg(long, value_name = "PATH")]
+    pub perfetto: Option<PathBuf>,
+
     /// Ask again which version a package without one stands for
     #[arg(long)]
     pub refresh: bool,
@@ -176,6 +183,43 @@ pub struct JudgeArgs {
     /// Also write results.json here
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
+}
+
+/// Options of `show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// A run directory, its name, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+
+    /// Only this test, with all that is known of it: an id, or a name for every
+    /// device; ID@N is its Nth turn after the first
+    #[arg(long, value_name = "ID")]
+    pub test: Option<String>,
+
+    /// The test's notifier trace, operation by operation, folded where it repeats
+    #[arg(long, requires = "test")]
+    pub trace: bool,
+
+    /// The test's canonical traces in two runs side by side; exit code 1 if they
+    /// differ
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["RUN1", "RUN2"],
+        requires = "test",
+        conflicts_with_all = ["run", "trace", "perfetto"],
+    )]
+    pub diff: Vec<String>,
+
+    /// Write the traces here, as Chrome trace events for https://ui.perfetto.dev
+    #[arg(long, value_name = "PATH", conflicts_with = "trace")]
+    pub perfetto: Option<PathBuf>,
+
+    /// Every caller of `migrate_vma_setup()` in the tree that was tested: whether
+    /// it sets the owner, and whether a test executed it
+    #[arg(long, conflicts_with_all = ["test", "trace", "diff", "perfetto"])]
+    pub callers: bool,
 }
 
 /// Options of `doctor`.
@@ -261,6 +305,7 @@ impl RunArgs {
             until: self.until,
             out: self.out.clone(),
             json: self.json.clone(),
+            perfetto: self.perfetto.clone(),
             expect: None,
         }
     }

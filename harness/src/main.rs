@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
-use hmm_harness::commands::{self, bench, check, doctor, judge, list, run_kernel_tests, torture};
+use hmm_harness::commands::{
+    self, bench, check, doctor, judge, list, run_kernel_tests, show, torture,
+};
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
 use hmm_harness::stop::{self, Stop};
@@ -56,6 +58,7 @@ async fn run(cli: Cli) -> Result<u8, Stop> {
         Command::RunKernelTests(args) => run_kernel_tests::run(&commands::session()?, &args).await,
         Command::List(args) => list::run(&args),
         Command::Judge(args) => judge::run(&args),
+        Command::Show(args) => show::run(&commands::session()?, &args).await,
         Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
         Command::Check(args) => check::run(&commands::session()?, &args).await,

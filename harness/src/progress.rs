@@ -1,5 +1,6 @@
 //! Progress for a person: one plain line for each thing that happened.
 
+use std::io::Write;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -82,22 +83,43 @@ impl Progress {
 
 /// Says something on standard error. Nobody listening is no reason to stop.
 pub fn say(words: impl std::fmt::Display) {
-    use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "{words}");
 }
+
+/// What is said when standard output takes no more.
+pub const UNWRITTEN: &str = "cannot write to standard output";
 
 /// Gives data on standard output. A reader who has read enough is no error.
 ///
 /// # Errors
 /// When there is no room for it.
 pub fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::Write as _;
     let mut out = std::io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
+            Err(error).context(UNWRITTEN)
         }
         _ => Ok(()),
+    }
+}
+
+/// Lets `give` write data to standard output piece by piece. A reader who has
+/// read enough is no error.
+///
+/// # Errors
+/// That of `give`, or when there is no room for what it writes.
+pub fn stream(give: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let given = give(&mut out).and_then(|()| out.flush().context(UNWRITTEN));
+    let broken = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    // What is left in the buffer has nobody who would read it.
+    let _ = out.into_parts();
+    match given {
+        Err(error) if error.chain().any(broken) => Ok(()),
+        given => given,
     }
 }
 

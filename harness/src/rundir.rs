@@ -92,15 +92,22 @@ fn is_trace(name: &std::ffi::OsStr) -> bool {
 
 /// What speaks against `--json PATH` beside the run directory `out`.
 pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
+    if path.file_name().is_some_and(|name| name == "results.json") {
+        return None;
+    }
+    let hint = "results.json is in the run directory anyway";
+    check_beside("--json", path, out).map(|problem| problem.hint(hint))
+}
+
+/// What speaks against a path of the option `at` beside the run directory `out`.
+pub fn check_beside(at: &str, path: &Path, out: &Path) -> Option<Problem> {
     let name = path.file_name()?;
     // Either may be named through a link, such as `latest`.
     let real = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     let beside = path.parent().is_some_and(|parent| real(parent) == real(out));
-    let taken = beside && is_ours(name) && name != "results.json";
-    taken.then(|| {
-        Problem::new("--json", format!("{} is where the run keeps its own", path.display()))
-            .hint("results.json is in the run directory anyway")
-    })
+    let traces = path.parent().is_some_and(|parent| real(parent) == real(&out.join(TRACES)));
+    ((beside && is_ours(name)) || traces)
+        .then(|| Problem::new(at, format!("{} is where the run keeps its own", path.display())))
 }
 
 /// Whether a file of a run directory is one that a run has left there.

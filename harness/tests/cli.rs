@@ -198,11 +198,153 @@ fn judging_again_says_the_same() {
     assert_eq!(results(), before);
 }
 
+/// A home with two runs in it; in the second the kernel forgot a callback.
+fn home_with_runs() -> Home {
+    let home = Home::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/run");
+    for run in ["runs/first", "runs/second"] {
+        for folder in ["", "trace"] {
+            let (from, to) = (golden.join(folder), home.path().join(run).join(folder));
+            fs::create_dir_all(&to).unwrap();
+            for entry in fs::read_dir(&from).unwrap().map(Result::unwrap) {
+                if entry.path().is_file() {
+                    fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                }
+            }
+        }
+    }
+    let canonical = home.path().join("runs/second/trace/hmm.migrate.private.canonical");
+    let text = fs::read_to_string(&canonical).unwrap();
+    fs::write(&canonical, text.replacen("    callback dmirror0\n", "", 1)).unwrap();
+    home
+}
+
+#[test]
+fn a_saved_run_is_shown() {
+    let home = home_with_runs();
+    let shown = |words: &[&str], parts: &[&str]| {
+        let ended = home.run(&[&["show", "first"], words].concat());
+        ended.with(0);
+        for part in parts {
+            assert!(ended.out.contains(part), "{part} in\n{}", ended.out);
+        }
+        assert!(!ended.out.contains('\u{1b}'), "{}", ended.out);
+    };
+    shown(
+        &[],
+        &[
+            "passed    hmm.migrate.private      0.1 s  47 events\n",
+            "failed    hmm.migrate.coherent     0.1 s  45 events, 2 lost, 1 broken rule\n",
+            "not run   hmm.exclusive.private    0.0 s  no trace\n",
+            "console.log:120: WARNING",
+            "1 passed, 1 failed, 0 skipped\n",
+        ],
+    );
+    shown(
+        &["--test", "hmm.migrate"],
+        &[
+            "hmm.migrate.private: passed\n",
+            "hmm.migrate.coherent: failed, which is not as expected\n",
+            "checks   data ok, trace BAD, console BAD, taint ok\n",
+            "! rule callbacks, step 4 to-device dmirror0 buffer[0..4):\n",
+            "dmirror_fault (lib/test_hmm.c:42)\n",
+            "trace/hmm.migrate.private.canonical\n",
+        ],
+    );
+    shown(
+        &["--test", "hmm.migrate.coherent", "--trace"],
+        &[
+            "    0.003 s  to-device dmirror0 buffer[0..4)\n               ! rule callbacks: MIGRATE",
+            "\n               ! MIGRATE buffer[0..4) owner dmirror0\n                 collect\n",
+            "\n7 steps, 45 rows, of which 4 about other memory are left out",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_shown_is_128_and_says_why() {
+    let home = home_with_runs();
+    home.run(&["show"]).with(128).says(&["there is no run \"latest\""]);
+    home.run(&["show", "first", "--trace"]).with(128).says(&["--test"]);
+    home.run(&["show", "first", "--test", "hmm.migrat"]).with(128).says(&["hmm.migrate.private"]);
+    home.run(&["show", "first", "--test", "hmm.benchmark_thp_migration.private"])
+        .with(128)
+        .says(&["does not apply", "since 6.19"]);
+    home.run(&["show", "first", "--test", "hmm.exclusive.private", "--trace"])
+        .with(128)
+        .says(&["has no trace", "never ran"]);
+    home.run(&["show", "first", "--test", "hmm.migrate.private@3", "--trace"])
+        .with(128)
+        .says(&["hmm.migrate.private@3.jsonl", "had 1 turn"]);
+    home.run(&["show", "--diff", "first", "third", "--test", "hmm.migrate"])
+        .with(128)
+        .says(&["RUN2", "third"]);
+    home.run(&["show", "--diff", "first", "second", "--test", "hmm.migrate.coherent"])
+        .with(128)
+        .says(&["--diff", "not whole", "--trace"]);
+    home.run(&["show", "first", "--perfetto", "no/where"]).with(128).says(&["--perfetto"]);
+    home.run(&["show", "first", "--perfetto", "runs/first/results.json"])
+        .with(128)
+        .says(&["where the run keeps its own"]);
+    home.run(&["run-kernel-tests", "--perfetto", "no/where"]).with(128).says(&["--perfetto"]);
+    fs::remove_file(home.path().join("runs/first/results.json")).unwrap();
+    home.run(&["show", "first"]).with(128).says(&["results.json", "hint: hmm-harness judge"]);
+}
+
+#[test]
+fn two_traces_are_compared_operation_by_operation() {
+    let home = home_with_runs();
+    let diff = |a, b| home.run(&["show", "--diff", a, b, "--test", "hmm.migrate.private"]);
+    let same = diff("first", "first");
+    same.with(0);
+    assert!(same.out.contains("equal: all 7 steps\n"), "{}", same.out);
+    let other = diff("first", "second");
+    other.with(1);
+    for part in [
+        "= 3 equal steps: open dmirror0 to map buffer[0..4) private\n",
+        "      callback dmirror0                       <\n",
+        "= 3 equal steps: cpu-read buffer[0..4) to exit\n",
+        "1 of 7 steps differ: to-device\n",
+    ] {
+        assert!(other.out.contains(part), "{part} in\n{}", other.out);
+    }
+}
+
+#[test]
+fn traces_are_written_for_a_viewer() {
+    let home = home_with_runs();
+    home.run(&["show", "first", "--perfetto", "all.json"]).with(0).says(&["2 traces in"]);
+    home.run(&["show", "first", "--test", "hmm.migrate.private", "--perfetto", "one.json"])
+        .with(0)
+        .says(&["1 trace in"]);
+    let processes = |name: &str| {
+        let text = fs::read_to_string(home.path().join(name)).unwrap();
+        let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let events = file["traceEvents"].as_array().unwrap();
+        events.iter().filter(|event| event["name"] == "process_name").count()
+    };
+    assert_eq!((processes("all.json"), processes("one.json")), (2, 1));
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let home = home_with_runs();
+    for words in
+        [&["show", "first"][..], &["show", "first", "--test", "hmm.migrate.private", "--trace"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended: Ended = home.command(words).stdout(writer).output().unwrap().into();
+        ended.with(0);
+        assert_eq!(ended.err, "");
+    }
+}
+
 #[test]
 fn help_is_what_is_recorded() {
     let home = Home::new();
     let mut text = home.run(&["--help"]).out;
-    for command in ["run-kernel-tests", "list", "judge", "doctor", "check", "torture"] {
+    for command in ["run-kernel-tests", "list", "judge", "show", "doctor", "check", "torture"] {
         text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");

@@ -166,7 +166,7 @@ impl fmt::Display for Step {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}[{}..{})", self.buffer, self.first, self.first + self.pages)
+        write!(f, "{}[{}..{})", self.buffer, self.first, self.first.saturating_add(self.pages))
     }
 }
 

@@ -76,6 +76,20 @@ fn records(path: &Path) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// When each turn of each test was ordered, in milliseconds since the start of
+/// the run.
+///
+/// # Errors
+/// When the events cannot be read.
+pub fn turns(dir: &Path) -> Result<BTreeMap<(String, u32), u64>> {
+    let records = records(&dir.join("events.jsonl"))?;
+    let ordered = records.into_iter().filter_map(|record| match record.event {
+        Event::Ordered { id, turn, .. } => Some(((id, turn), record.t_ms)),
+        _ => None,
+    });
+    Ok(ordered.collect())
+}
+
 /// What the kernels of a run have complained of so far, in the order of the
 /// console.
 ///

@@ -118,10 +118,12 @@ pub async fn run(session: &Session, args: &BenchArgs) -> Result<u8, Stop> {
     let bench = Bench { ctx, dir: scratch.path(), runs: args.runs };
     // All that is remembered between runs is there from now on.
     let first = bench.harness("the first run", &[]).await?;
+    bench.harness("the first run without traces", &["--trace", "off"]).await?;
 
     let mut rows = Vec::new();
     rows.extend(bench.one_test().await?);
     rows.extend(bench.all_tests(&first).await?);
+    rows.push(bench.tracing().await?);
     rows.push(bench.isolated(&first).await?);
     rows.push(bench.one_line(&first).await?);
     rows.push(bench.flood().await?);
@@ -248,6 +250,24 @@ impl Bench<'_> {
         .within(0.5)
         .note(rival.err().unwrap_or_default());
         Ok(vec![tests, ratio])
+    }
+
+    /// What it costs to capture notifier events, and to understand them.
+    async fn tracing(&self) -> Result<Row, Stop> {
+        let mut ratios = Vec::new();
+        for n in 0..self.runs {
+            // Whoever comes second finds a warmer machine.
+            let order = if n % 2 == 0 { ["on", "off"] } else { ["off", "on"] };
+            let mut walls = Vec::new();
+            for trace in order {
+                let what = format!("all tests, tracing {trace}");
+                walls.push(self.harness(&what, &["--trace", trace]).await?.wall.as_secs_f64());
+            }
+            let ratio = walls[0] / walls[1];
+            ratios.push(if n % 2 == 0 { ratio } else { 1.0 / ratio });
+        }
+        let what = "all tests with tracing over all tests without";
+        Ok(Row::new("tracing", what, "ratio", ratios).within(1.25))
     }
 
     /// Each test in a VM of its own: the wall time for each, and beside it what

@@ -1,6 +1,6 @@
 //! `judge`: a saved run, judged again.
 
-use super::run_kernel_tests::check_json;
+use super::check_writable;
 use crate::cli::JudgeArgs;
 use crate::progress::{print, say};
 use crate::stop::{Problem, Stop};
@@ -19,7 +19,7 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     }
     let json = args.json.as_ref().map(|path| cwd.join(path));
     if let Some(json) = &json {
-        let problem = check_json(json).or_else(|| rundir::check_json(json, &dir));
+        let problem = check_writable("--json", json).or_else(|| rundir::check_json(json, &dir));
         problem.map_or(Ok(()), |problem| Err(Stop::usage(problem)))?;
     }
     let evidence = collect::evidence(&dir)?;

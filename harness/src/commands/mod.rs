@@ -2,15 +2,15 @@
 //! out.
 
 pub mod bench;
-pub mod callers;
 pub mod check;
 pub mod doctor;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;
+pub mod show;
 pub mod torture;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -18,7 +18,7 @@ use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, say};
-use crate::stop::Stop;
+use crate::stop::{Problem, Stop};
 
 /// A session that shows its progress on standard error.
 ///
@@ -40,4 +40,16 @@ pub fn session() -> Result<Session, Stop> {
 /// When it is gone.
 pub fn cwd() -> Result<PathBuf, Stop> {
     Ok(std::env::current_dir().context("the current directory")?)
+}
+
+/// What speaks against writing the file that the option `at` names, as far as it
+/// shows before there is anything to write.
+fn check_writable(at: &str, path: &Path) -> Option<Problem> {
+    if path.is_dir() {
+        return Some(Problem::new(at, format!("{} is a directory", path.display())));
+    }
+    let parent = path.parent()?;
+    (!parent.is_dir()).then(|| {
+        Problem::new(at, format!("{} is not a directory", parent.display())).hint("make it first")
+    })
 }

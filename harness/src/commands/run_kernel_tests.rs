@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
+use super::{check_writable, show};
 use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -75,21 +76,22 @@ pub struct Prepared {
     profile: Profile,
     out: Option<PathBuf>,
     json: Option<PathBuf>,
+    perfetto: Option<PathBuf>,
 }
 
 impl Prepared {
     /// Where the kernel's source is.
-    pub(super) fn source(&self) -> &Source {
+    pub(in crate::commands) fn source(&self) -> &Source {
         &self.source
     }
 
     /// The series on top of it.
-    pub(super) fn series(&self) -> &[PathBuf] {
+    pub(in crate::commands) fn series(&self) -> &[PathBuf] {
         &self.plan.series
     }
 
     /// The profile of its configuration.
-    pub(super) fn profile(&self) -> &Profile {
+    pub(in crate::commands) fn profile(&self) -> &Profile {
         &self.profile
     }
 }
@@ -113,10 +115,18 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
     };
     let wishes = options.over(from_file, cwd);
     let (out, json) = (wishes.out.clone(), wishes.json.clone());
+    let perfetto = wishes.perfetto.clone();
     problems.extend(out.as_deref().and_then(rundir::check_out));
-    problems.extend(json.as_deref().and_then(check_json));
+    problems.extend(json.as_deref().and_then(|path| check_writable("--json", path)));
+    problems.extend(perfetto.as_deref().and_then(|path| check_writable("--perfetto", path)));
     if let (Some(json), Some(out)) = (&json, &out) {
         problems.extend(rundir::check_json(json, out));
+    }
+    if let (Some(perfetto), Some(out)) = (&perfetto, &out) {
+        problems.extend(rundir::check_beside("--perfetto", perfetto, out));
+    }
+    if perfetto.is_some() && perfetto == json {
+        problems.push(Problem::new("--perfetto", "it is the same file as that of --json"));
     }
     problems.extend(series::check(&wishes.series));
 
@@ -154,7 +164,7 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
     match (plan, source, profile) {
         (Some(mut plan), Some(source), Some(profile)) if problems.is_empty() => {
             plan.kernel = source.to_string();
-            Ok(Prepared { plan, source, profile, out, json })
+            Ok(Prepared { plan, source, profile, out, json, perfetto })
         }
         _ => Err(Stop::Usage { problems }),
     }
@@ -168,17 +178,6 @@ fn read_plan(path: &Path) -> std::io::Result<String> {
         return Err(std::io::Error::other("it is no plan file"));
     }
     fs::read_to_string(path)
-}
-
-pub(super) fn check_json(path: &Path) -> Option<Problem> {
-    if path.is_dir() {
-        return Some(Problem::new("--json", format!("{} is a directory", path.display())));
-    }
-    let parent = path.parent()?;
-    (!parent.is_dir()).then(|| {
-        Problem::new("--json", format!("{} is not a directory", parent.display()))
-            .hint("make it first")
-    })
 }
 
 /// Carries out a plan and judges it. Returns the results and the run directory.
@@ -230,7 +229,11 @@ pub async fn carry_out(
     // They may lie on different disks, of which one is full.
     let copy = prepared.json.as_ref().map_or(Ok(()), |path| report::write_copy(&results, path));
     let words = evidence.unwritten().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)));
-    if let Err(error) = own.and(copy).and(words) {
+    let traces = prepared.perfetto.as_ref().map_or(Ok(()), |path| {
+        let tests: Vec<&str> = results.tests.iter().map(|test| test.id.as_str()).collect();
+        show::perfetto::write(&dir, &tests, path).map(drop)
+    });
+    if let Err(error) = own.and(copy).and(words).and(traces) {
         // What was judged is shown all the same.
         results.outcome = RunOutcome::Fault;
         results.exit_code = stop::FAULT;

@@ -80,6 +80,8 @@ pub struct Wishes {
     pub out: Option<PathBuf>,
     /// `--json`.
     pub json: Option<PathBuf>,
+    /// `--perfetto`.
+    pub perfetto: Option<PathBuf>,
     /// A plan's `expect`.
     pub expect: Option<Expect>,
 }
@@ -251,6 +253,7 @@ impl Wishes {
             until: self.until.or(other.until),
             out: self.out.map(|p| cwd.join(p)).or(other.out),
             json: self.json.map(|p| cwd.join(p)).or(other.json),
+            perfetto: self.perfetto.map(|p| cwd.join(p)).or(other.perfetto),
             expect: self.expect.or(other.expect),
         }
     }

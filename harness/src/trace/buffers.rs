@@ -4,27 +4,84 @@ use std::collections::BTreeMap;
 
 use super::row::Row;
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
-/// The buffers that have names, by where they begin.
+/// How many buffers can have names. An honest test has a handful.
+const MOST: usize = 1 << 12;
+
+/// The buffers that have names, by where they begin. None lies over another.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Buffers(BTreeMap<u64, (String, u64)>);
+pub(super) struct Buffers {
+    pieces: BTreeMap<u64, Piece>,
+    full: bool,
+}
+
+/// What of a buffer no later one was mapped over.
+#[derive(Debug, Clone)]
+struct Piece {
+    name: String,
+    /// Where the buffer's first page is, or was.
+    base: u64,
+    /// The first address behind the piece.
+    behind: u64,
+}
 
 impl Buffers {
     /// Takes over what a `step` row maps.
     pub(super) fn learn(&mut self, row: &Row) {
         let Some(step) = &row.doing else { return };
-        if let (Some(address), Some(span)) = (step.address, &step.pages) {
-            self.0.insert(address, (span.buffer.clone(), span.pages));
+        let (Some(base), Some(span)) = (step.address, &step.pages) else { return };
+        let behind = base.saturating_add(span.pages.saturating_mul(PAGE));
+        while let Some((at, piece)) = self.over(base, behind) {
+            let piece = piece.clone();
+            self.pieces.remove(&at);
+            if at < base {
+                self.insert(at, Piece { behind: base, ..piece.clone() });
+            }
+            if behind < piece.behind {
+                self.insert(behind, piece);
+            }
         }
+        if base < behind {
+            self.insert(base, Piece { name: span.buffer.clone(), base, behind });
+        }
+    }
+
+    fn insert(&mut self, at: u64, piece: Piece) {
+        self.full |= self.pieces.len() >= MOST;
+        if !self.full {
+            self.pieces.insert(at, piece);
+        }
+    }
+
+    /// Whether there were more than can have names.
+    pub(super) fn full(&self) -> bool {
+        self.full
+    }
+
+    /// The first piece that lies in a range, and where it begins.
+    fn over(&self, start: u64, end: u64) -> Option<(u64, &Piece)> {
+        let before = self.pieces.range(..=start).next_back();
+        let first = before.filter(|(_, piece)| start < piece.behind);
+        let (at, piece) = first.or_else(|| self.pieces.range(start..).next())?;
+        (*at < end).then_some((*at, piece))
+    }
+
+    /// A single buffer of so many pages.
+    #[cfg(test)]
+    pub(super) fn one(name: &str, base: u64, pages: u64) -> Buffers {
+        let piece = Piece { name: name.to_owned(), base, behind: base + pages * PAGE };
+        Buffers { pieces: BTreeMap::from([(base, piece)]), full: false }
     }
 
     /// The first buffer that a range touches: where it begins, and its name.
     fn touched(&self, start: u64, end: u64) -> Option<(u64, &str)> {
-        self.0.iter().find_map(|(base, (name, pages))| {
-            let behind = base.saturating_add(pages.saturating_mul(PAGE));
-            (start < behind && *base < end).then_some((*base, name.as_str()))
-        })
+        self.over(start, end).map(|(_, piece)| (piece.base, piece.name.as_str()))
+    }
+
+    /// The name of the first buffer that a range touches.
+    pub(super) fn name(&self, (start, end): (u64, u64)) -> Option<&str> {
+        self.touched(start, end).map(|(_, name)| name)
     }
 
     /// Whether a range touches any of them.
@@ -52,13 +109,47 @@ impl Buffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hmm_protocol::trace::{Span, Step};
+
+    fn mapped(buffers: &[(u64, &str, u64)]) -> Buffers {
+        let mut known = Buffers::default();
+        for (address, name, pages) in buffers {
+            let pages = Span { buffer: (*name).to_owned(), first: 0, pages: *pages };
+            let row = serde_json::json!({
+                "seq": 0, "cpu": 0, "tid": 1, "tgid": 1, "role": "test", "probe": "step",
+                "step": 1, "doing": Step::new("map").of(pages).at(*address),
+            });
+            known.learn(&serde_json::from_value(row).expect("a row"));
+        }
+        known
+    }
+
+    #[test]
+    fn what_is_mapped_later_lies_over_what_was_there() {
+        let buffers = mapped(&[(0x10000, "old", 16), (0x14000, "new", 4), (0x30000, "none", 0)]);
+        for (range, place) in [
+            ((0x13000, 0x14000), "old[3..4)"),
+            ((0x14000, 0x15000), "new[0..1)"),
+            ((0x18000, 0x19000), "old[8..9)"),
+            ((0x17000, 0x19000), "new[3..5)"),
+            ((0x30000, 0x31000), "[0x30000..0x31000)"),
+        ] {
+            assert_eq!(buffers.place(range), place);
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_of_names() {
+        let many: Vec<_> = (0..2 * MOST as u64).map(|n| (n * PAGE, "page", 1)).collect();
+        let buffers = mapped(&many);
+        assert!(buffers.full() && buffers.touch((0, PAGE)));
+        assert!(!mapped(&many[..MOST]).full());
+        assert!(!mapped(&vec![(0, "again", 8); 2 * MOST]).full());
+    }
 
     #[test]
     fn a_range_is_told_by_the_buffer_that_it_touches() {
-        let buffers = Buffers(BTreeMap::from([
-            (0x10000, ("buffer".to_owned(), 16)),
-            (0x40000, ("mirror".to_owned(), 2)),
-        ]));
+        let buffers = mapped(&[(0x10000, "buffer", 16), (0x40000, "mirror", 2)]);
         for (range, place) in [
             ((0x10000, 0x12000), "buffer[0..2)"),
             ((0x1f000, 0x21000), "buffer[15..17)"),

@@ -2,12 +2,14 @@
 //! runs on the same kernel, as text.
 //!
 //! A line for each step, and below it what the kernel did meanwhile, indented by
-//! the invalidations that the thread was in. Addresses are pages of buffers; what
-//! touches no buffer is left out; callbacks of one invalidation, whose order is
-//! that of a tree by address, are sorted; and so is what a device gives back page
-//! by page, in the order of its free list.
+//! the invalidations that the thread was in; what other threads do meanwhile stands
+//! before or behind. Addresses are pages of buffers; what touches no buffer is left
+//! out; callbacks of one invalidation, whose order is that of a tree by address, are
+//! sorted; and so is what a device gives back page by page, in the order of its free
+//! list.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 
 use super::buffers::Buffers;
@@ -18,23 +20,38 @@ use super::row::{Probe, Row};
 /// before.
 const UNORDERED: [&str; 3] = ["release", "close", "exit"];
 
-/// How many groups of lines can be put in order.
-const MOST_GROUPS: usize = 1 << 16;
+/// How many pieces can be put in order, and how many bytes can be held back: more
+/// than a device has pages.
+const MOST_PIECES: usize = 1 << 17;
+const MOST_BYTES: usize = 32 << 20;
+
+/// How many threads there can be, how many invalidations and callbacks of a thread
+/// at a time, and how many callbacks of an invalidation. An honest test has some
+/// dozens.
+const MOST_THREADS: usize = 1 << 12;
+const DEEPEST: usize = 64;
+const MOST_CALLBACKS: usize = 1 << 9;
 
 /// Writes the canonical form of rows, one after the other.
 pub struct Canonical<W> {
-    out: W,
+    out: Out<W>,
     buffers: Buffers,
-    /// The invalidations that each thread is in: the range object, and whether
-    /// its lines are shown.
-    open: HashMap<u32, Vec<Open>>,
-    /// Callbacks that have begun, by thread.
-    called: HashMap<u32, Vec<String>>,
-    /// Callbacks that have ended and wait for the others of their invalidation.
+    threads: BTreeMap<u32, Thread>,
+    full: bool,
+}
+
+/// What a thread is in.
+#[derive(Default)]
+struct Thread {
+    /// Invalidations that have begun, innermost last.
+    open: Vec<Open>,
+    /// Callbacks that have begun, innermost last.
+    called: Vec<Called>,
+    /// Those that have ended and wait for the others of their invalidation.
     callbacks: Vec<Line>,
-    /// What was done in this step, where its order means nothing.
-    groups: Option<Vec<String>>,
-    unordered_overflow: bool,
+    /// The lines of the outermost invalidation that it is in.
+    piece: String,
+    full: bool,
 }
 
 /// An invalidation that has begun.
@@ -43,26 +60,83 @@ struct Open {
     event: Option<String>,
     addresses: Option<(u64, u64)>,
     blockable: bool,
+    /// Whether there is a line for it.
     shown: bool,
 }
 
+/// A callback that has begun.
+struct Called {
+    /// How many invalidations its thread is in.
+    inside: usize,
+    /// Nothing, if there is no line for it.
+    text: Option<String>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
-    depth: usize,
     text: String,
+    depth: usize,
+}
+
+impl Thread {
+    fn depth(&self) -> usize {
+        1 + self.open.iter().filter(|open| open.shown).count()
+    }
+
+    /// An invalidation ends, and so have its callbacks.
+    fn end_callbacks_of(&mut self, row: &Row) {
+        let Some(at) = self.open.iter().rposition(|open| open.range == row.range) else { return };
+        while self.called.last().is_some_and(|called| called.inside > at) {
+            self.end_callback(None);
+        }
+    }
+
+    /// The innermost callback has ended, or it is known that nobody saw how it did.
+    fn end_callback(&mut self, ret: Option<i64>) {
+        let depth = self.depth();
+        let Some(Called { text: Some(mut text), .. }) = self.called.pop() else { return };
+        match ret {
+            Some(1) => {}
+            Some(ret) => text.push_str(&format!(" -> {ret}")),
+            None => text.push_str(" -> ?"),
+        }
+        push(&mut self.callbacks, Line { text, depth }, MOST_CALLBACKS, &mut self.full);
+    }
+}
+
+/// Adds to what must not grow without end.
+fn push<T>(to: &mut Vec<T>, what: T, most: usize, full: &mut bool) {
+    *full |= to.len() >= most;
+    if to.len() < most {
+        to.push(what);
+    }
 }
 
 impl<W: Write> Canonical<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
         Canonical {
-            out,
+            out: Out { out, pieces: None, bytes: 0, full: false },
             buffers: Buffers::default(),
-            open: HashMap::new(),
-            called: HashMap::new(),
-            callbacks: Vec::new(),
-            groups: None,
-            unordered_overflow: false,
+            threads: BTreeMap::new(),
+            full: false,
         }
+    }
+
+    /// What there was too much of to be the same each time, if anything.
+    pub(super) fn overflow(&self) -> Option<String> {
+        let what = if self.full {
+            "threads"
+        } else if self.buffers.full() {
+            "buffers"
+        } else if self.out.full {
+            "lines of a step"
+        } else if self.threads.values().any(|thread| thread.full) {
+            "events at a time"
+        } else {
+            return None;
+        };
+        Some(format!("more {what} than can be put in order"))
     }
 
     /// Takes the next row.
@@ -70,146 +144,223 @@ impl<W: Write> Canonical<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn push(&mut self, row: &Row) -> io::Result<()> {
-        if !matches!(row.probe, Probe::Callback | Probe::CallbackReturn) {
-            self.settle_callbacks()?;
+        if row.probe == Probe::Step {
+            return self.step(row);
+        }
+        if self.threads.len() >= MOST_THREADS && !self.threads.contains_key(&row.tid) {
+            self.full = true;
+            return Ok(());
+        }
+        self.event(row)
+    }
+
+    fn step(&mut self, row: &Row) -> io::Result<()> {
+        for thread in self.threads.values_mut() {
+            self.out.callbacks(thread)?;
+            self.out.piece(thread)?;
         }
         self.buffers.learn(row);
-        let by = if row.role == "test" { String::new() } else { format!(" by {}", row.role) };
-        let depth = 1 + self.open.get(&row.tid).map_or(0, |open| shown(open));
-        let place = row.addresses().map(|range| self.buffers.place(range)).unwrap_or_default();
-        let touches = row.addresses().is_some_and(|range| self.buffers.touch(range));
-        match row.probe {
-            Probe::Step => {
-                self.end_step()?;
-                let step = row.doing.clone().unwrap_or_default();
-                writeln!(self.out, "{step}{by}")?;
-                self.groups = UNORDERED.contains(&step.op.as_str()).then(Vec::new);
+        self.out.end_step()?;
+        let step = row.doing.clone().unwrap_or_default();
+        writeln!(self.out.out, "{step}{}", by(row))?;
+        self.out.pieces = UNORDERED.contains(&step.op.as_str()).then(Vec::new);
+        Ok(())
+    }
+
+    fn event(&mut self, row: &Row) -> io::Result<()> {
+        let Canonical { out, buffers, threads, .. } = self;
+        let thread = threads.entry(row.tid).or_default();
+        // Whatever else a thread goes on to, the callbacks that it has made are all
+        // that belong together.
+        if !matches!(row.probe, Probe::Callback | Probe::CallbackReturn) {
+            if row.probe == Probe::InvalidateEnd {
+                thread.end_callbacks_of(row);
             }
+            out.callbacks(thread)?;
+        }
+        let depth = thread.depth();
+        let by = by(row);
+        let sub = row.sub.as_deref().unwrap_or("unknown");
+        let place = || row.addresses().map(|range| buffers.place(range)).unwrap_or_default();
+        let touches = row.addresses().is_some_and(|range| buffers.touch(range));
+        match row.probe {
             Probe::InvalidateStart => {
                 if touches {
-                    let text = format!("{} {place}{}{by}", name(row), about(row));
-                    self.line(depth, &text)?;
+                    let line = format_args!("{} {}{}{by}", name(row), place(), about(row));
+                    out.line(thread, depth, line)?;
                 }
-                self.open.entry(row.tid).or_default().push(Open {
+                let open = Open {
                     range: row.range.clone(),
                     event: row.event.clone(),
                     addresses: row.addresses(),
                     blockable: row.blockable != Some(false),
                     shown: touches,
-                });
+                };
+                push(&mut thread.open, open, DEEPEST, &mut thread.full);
             }
             Probe::InvalidateEnd => {
-                let open = self.open.entry(row.tid).or_default();
-                if let Some(at) = open.iter().rposition(|open| open.range == row.range) {
-                    open.truncate(at);
+                if let Some(at) = thread.open.iter().rposition(|open| open.range == row.range) {
+                    thread.open.truncate(at);
                 }
             }
             Probe::Callback => {
-                let inside = self.open.get(&row.tid).and_then(|open| open.last());
+                let inside = thread.open.last();
                 let same = inside.is_some_and(|open| {
                     open.event == row.event && open.addresses == row.addresses()
                 });
-                let of = if same { String::new() } else { format!(" of {} {place}", name(row)) };
-                let sub = row.sub.as_deref().unwrap_or("unknown");
-                let text = if touches { format!("callback {sub}{of}{by}") } else { String::new() };
-                self.called.entry(row.tid).or_default().push(text);
+                let text = touches.then(|| {
+                    let of =
+                        if same { String::new() } else { format!(" of {} {}", name(row), place()) };
+                    format!("callback {sub}{of}{by}")
+                });
+                let called = Called { inside: thread.open.len(), text };
+                push(&mut thread.called, called, DEEPEST, &mut thread.full);
             }
             Probe::CallbackReturn => {
-                let text = self.called.entry(row.tid).or_default().pop().unwrap_or_default();
-                if !text.is_empty() {
-                    let ret = row.ret.unwrap_or_default();
-                    let said = if ret == 1 { String::new() } else { format!(" -> {ret}") };
-                    self.callbacks.push(Line { depth, text: format!("{text}{said}") });
-                }
+                thread.end_callback(Some(row.ret.unwrap_or_default()));
                 // An invalidation that may not block, and would have to, has no end.
-                let open = self.open.entry(row.tid).or_default();
-                if row.ret == Some(0) {
-                    open.pop_if(|open| !open.blockable);
+                if row.ret == Some(0) && thread.open.pop_if(|open| !open.blockable).is_some() {
+                    out.callbacks(thread)?;
                 }
             }
-            Probe::Collect if touches => self.line(depth, &format!("collect {place}{by}"))?,
+            Probe::Collect if touches => {
+                out.line(thread, depth, format_args!("collect {}{by}", place()))?;
+            }
             Probe::MigrateSetup if touches => {
-                self.line(depth, &format!("migrate_setup {place}{}{by}", about(row)))?;
+                let line = format_args!("migrate_setup {}{}{by}", place(), about(row));
+                out.line(thread, depth, line)?;
             }
-            Probe::MigrateFault if touches => self.line(depth, &format!("fault {place}{by}"))?,
-            Probe::Insert => {
-                let sub = row.sub.as_deref().unwrap_or("unknown");
-                match row.ret {
-                    None => self.line(depth, &format!("insert {sub} {place}{by}"))?,
-                    Some(0) => {}
-                    Some(ret) => self.line(depth, &format!("insert {sub} -> {ret}{by}"))?,
-                }
+            Probe::MigrateFault if touches => {
+                out.line(thread, depth, format_args!("fault {}{by}", place()))?;
             }
+            Probe::Insert => match row.ret {
+                None => out.line(thread, depth, format_args!("insert {sub} {}{by}", place()))?,
+                Some(0) => {}
+                Some(ret) => out.line(thread, depth, format_args!("insert {sub} -> {ret}{by}"))?,
+            },
             Probe::Remove if row.ret.is_none() => {
-                let sub = row.sub.as_deref().unwrap_or("unknown");
-                self.line(depth, &format!("remove {sub}{by}"))?;
+                out.line(thread, depth, format_args!("remove {sub}{by}"))?;
             }
             Probe::Release => {
                 let mm = row.mm.as_deref().unwrap_or("mm?");
-                self.line(depth, &format!("release {mm}{by}"))?;
+                out.line(thread, depth, format_args!("release {mm}{by}"))?;
             }
             _ => {}
         }
-        Ok(())
+        match thread.open.iter().any(|open| open.shown) {
+            true => Ok(()),
+            false => out.piece(thread),
+        }
     }
 
     /// The last row was pushed.
     ///
     /// # Errors
-    /// When it cannot be written, or there was too much to be put in order.
+    /// When it cannot be written.
     pub fn finish(mut self) -> io::Result<W> {
-        self.settle_callbacks()?;
-        self.end_step()?;
-        self.out.flush()?;
-        if self.unordered_overflow {
-            return Err(io::Error::other("more than can be put in order"));
+        for thread in self.threads.values_mut() {
+            while !thread.called.is_empty() {
+                thread.end_callback(None);
+            }
+            self.out.callbacks(thread)?;
+            self.out.piece(thread)?;
         }
-        Ok(self.out)
+        self.out.end_step()?;
+        self.out.out.flush()?;
+        Ok(self.out.out)
     }
+}
 
-    fn line(&mut self, depth: usize, text: &str) -> io::Result<()> {
-        let line = format!("{:width$}{text}\n", "", width = depth * 2);
-        let Some(groups) = &mut self.groups else { return self.out.write_all(line.as_bytes()) };
-        let full = groups.len() >= MOST_GROUPS;
-        match groups.last_mut() {
-            Some(group) if depth > 1 => group.push_str(&line),
-            _ if full => self.unordered_overflow = true,
-            _ => groups.push(line),
+/// Where the lines go.
+struct Out<W> {
+    out: W,
+    /// The pieces of a step where their order means nothing.
+    pieces: Option<Vec<String>>,
+    /// How much is held back.
+    bytes: usize,
+    full: bool,
+}
+
+impl<W: Write> Out<W> {
+    fn line(
+        &mut self,
+        thread: &mut Thread,
+        depth: usize,
+        text: fmt::Arguments<'_>,
+    ) -> io::Result<()> {
+        if depth == 1 {
+            self.piece(thread)?;
+        }
+        let before = thread.piece.len();
+        let width = depth * 2;
+        // A string takes everything.
+        fmt::Write::write_fmt(&mut thread.piece, format_args!("{:width$}{text}\n", ""))
+            .expect("there is room in a string");
+        self.bytes += thread.piece.len() - before;
+        if self.bytes > MOST_BYTES {
+            self.full = true;
+            self.bytes -= thread.piece.len() - before;
+            thread.piece.truncate(before);
         }
         Ok(())
     }
 
-    fn settle_callbacks(&mut self) -> io::Result<()> {
-        let mut callbacks = std::mem::take(&mut self.callbacks);
-        callbacks.sort_by(|a, b| a.text.cmp(&b.text));
-        callbacks.iter().try_for_each(|Line { depth, text }| self.line(*depth, text))
+    /// The callbacks that a thread has made are all that belong together.
+    fn callbacks(&mut self, thread: &mut Thread) -> io::Result<()> {
+        let mut callbacks = std::mem::take(&mut thread.callbacks);
+        callbacks.sort_unstable();
+        for Line { depth, text } in callbacks.drain(..) {
+            self.line(thread, depth, format_args!("{text}"))?;
+        }
+        thread.callbacks = callbacks;
+        Ok(())
+    }
+
+    /// A thread is in no invalidation any more.
+    fn piece(&mut self, thread: &mut Thread) -> io::Result<()> {
+        match &mut self.pieces {
+            _ if thread.piece.is_empty() => {}
+            Some(pieces) => push(pieces, thread.piece.clone(), MOST_PIECES, &mut self.full),
+            None => {
+                self.out.write_all(thread.piece.as_bytes())?;
+                self.bytes -= thread.piece.len();
+            }
+        }
+        thread.piece.clear();
+        Ok(())
     }
 
     fn end_step(&mut self) -> io::Result<()> {
-        let Some(mut groups) = self.groups.take() else { return Ok(()) };
-        groups.sort_by_cached_key(|group| order(group));
-        groups.iter().try_for_each(|group| self.out.write_all(group.as_bytes()))
+        self.bytes = 0;
+        let Some(mut pieces) = self.pieces.take() else { return Ok(()) };
+        // What is not about pages, such as the end of an address space, keeps its
+        // place among them.
+        for pages in pieces.chunk_by_mut(|a, b| a.contains('[') && b.contains('[')) {
+            pages.sort_by_cached_key(|piece| order(piece));
+        }
+        pieces.iter().try_for_each(|piece| self.out.write_all(piece.as_bytes()))
     }
 }
 
 /// By name and then by page, as a person would.
-fn order(group: &str) -> (String, i64, String) {
-    let (before, rest) = group.split_once('[').unwrap_or((group, ""));
+fn order(piece: &str) -> (String, i64, String) {
+    let (before, rest) = piece.split_once('[').unwrap_or((piece, ""));
     let page = rest.split("..").next().and_then(|page| page.parse().ok()).unwrap_or(0);
-    (before.to_owned(), page, group.to_owned())
+    (before.to_owned(), page, piece.to_owned())
 }
 
-fn shown(open: &[Open]) -> usize {
-    open.iter().filter(|open| open.shown).count()
+/// Who did it, where that is not the test itself.
+fn by(row: &Row) -> String {
+    if row.role == "test" { String::new() } else { format!(" by {}", row.role) }
 }
 
-fn name(row: &Row) -> &str {
+pub(super) fn name(row: &Row) -> &str {
     row.event.as_deref().unwrap_or("event?")
 }
 
 /// What else there is to say of a range: its owner, whose memory it is, and
 /// whether callbacks may block.
-fn about(row: &Row) -> String {
+pub(super) fn about(row: &Row) -> String {
     let mut text = String::new();
     let can_have_one = row.probe == Probe::MigrateSetup
         || matches!(row.event.as_deref(), Some("MIGRATE" | "EXCLUSIVE"));

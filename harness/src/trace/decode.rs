@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use hmm_protocol::trace::{ChunkHeader, MAX_CHUNK, Marker};
 
-use super::format::Formats;
+use super::format::{Field, Format, Formats};
 use super::names::Names;
 use super::ring;
 use super::row::{Address, Probe, Row};
@@ -19,6 +19,16 @@ use crate::layout::Layout;
 
 /// How many processors a guest may have: more are not ours.
 const MOST_CPUS: usize = 64;
+
+/// How many rows there may be: some more than the harness keeps the records of.
+const MOST_ROWS: u64 = 1 << 24;
+
+/// How long the names may be that a test gives to its processes and its buffers:
+/// they stand in every row and every line.
+const LONGEST_NAME: usize = 64;
+
+/// Less than any record takes, its header included.
+const SMALLEST_RECORD: usize = 8;
 
 /// What must be known to understand a test's chunks.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +99,7 @@ pub fn decode<R: Read + Seek>(
         stream.refill(&mut decoded)?;
         streams.push(stream);
     }
-    let mut rows = Rows { names: Names::new(about.layout), seq: 0, step: 0 };
+    let mut rows = Rows::new(about);
     loop {
         let first = streams
             .iter()
@@ -97,10 +107,14 @@ pub fn decode<R: Read + Seek>(
             .filter_map(|(n, stream)| Some((stream.next_time()?, n)))
             .min();
         let Some((_, n)) = first else { break };
+        if rows.seq == MOST_ROWS {
+            decoded.trouble("more events than a test can have");
+            break;
+        }
         let stream = &mut streams[n];
         let at = stream.take();
         let record = &stream.page[at];
-        if let Some(row) = rows.understand(stream.cpu, record, about.formats, &mut decoded) {
+        if let Some(row) = rows.understand(stream.cpu, record, &mut decoded) {
             sink(row);
         }
         stream.refill(&mut decoded)?;
@@ -124,12 +138,22 @@ fn survey<R: Read + Seek>(
     let mut at = 0;
     while let Some(header) = header(&mut reader)? {
         at += ChunkHeader::SIZE as u64 + u64::from(header.length);
-        if header.tag != about.tag || header.run != about.run || header.seq != decoded.chunks {
-            decoded.trouble(format!("chunk {} is not the one that was due", decoded.chunks));
-            break;
-        }
-        if at > length || header.length > MAX_CHUNK {
-            decoded.trouble("the last chunk is torn");
+        let due = decoded.chunks;
+        let wrong = if header.tag != about.tag {
+            Some(format!("chunk {due} is of another start of the VM"))
+        } else if header.run != about.run {
+            Some(format!("chunk {due} is of another test"))
+        } else if header.seq != due {
+            Some(format!("chunk {} came where chunk {due} was due", header.seq))
+        } else if header.length > MAX_CHUNK {
+            Some(format!("chunk {due} is longer than a chunk can be"))
+        } else if at > length {
+            Some("the last chunk is torn".to_owned())
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            decoded.trouble(wrong);
             break;
         }
         if cpus.len() == MOST_CPUS && !cpus.contains_key(&header.cpu) {
@@ -162,6 +186,9 @@ struct Stream<R> {
     /// How many of its chunks are left.
     chunks: u64,
     page: Vec<u8>,
+    /// How much was left of the kernel's page, where there was no room for the next
+    /// record.
+    left: Option<usize>,
     records: std::vec::IntoIter<ring::Record>,
     next: Option<ring::Record>,
 }
@@ -169,7 +196,7 @@ struct Stream<R> {
 impl<R: Read + Seek> Stream<R> {
     fn new(reader: R, cpu: u32, chunks: u64) -> Self {
         let records = Vec::new().into_iter();
-        Stream { reader, cpu, chunks, page: Vec::new(), records, next: None }
+        Stream { reader, cpu, chunks, page: Vec::new(), left: None, records, next: None }
     }
 
     fn next_time(&self) -> Option<u64> {
@@ -185,7 +212,13 @@ impl<R: Read + Seek> Stream<R> {
     fn refill(&mut self, decoded: &mut Decoded) -> io::Result<()> {
         loop {
             self.next = self.records.next();
-            if self.next.is_some() || self.chunks == 0 {
+            if self.next.is_some() {
+                return Ok(());
+            }
+            if self.chunks == 0 {
+                if self.left.take().is_some() {
+                    decoded.trouble("padding for an event that never came");
+                }
                 return Ok(());
             }
             let Some(header) = header(&mut self.reader)? else { return Ok(()) };
@@ -199,6 +232,15 @@ impl<R: Read + Seek> Stream<R> {
             match ring::page(&self.page) {
                 Ok(page) => {
                     decoded.missed |= page.missed;
+                    if page.given_up {
+                        decoded.trouble("an event was given up");
+                    }
+                    if let (Some(left), Some(first)) = (self.left, page.first())
+                        && first <= left
+                    {
+                        decoded.trouble("padding where the next event had room");
+                    }
+                    self.left = page.left.or(self.left.filter(|_| page.first().is_none()));
                     self.records = page.records.into_iter();
                 }
                 Err(why) => decoded.trouble(why),
@@ -209,26 +251,112 @@ impl<R: Read + Seek> Stream<R> {
 
 /// Makes rows of records.
 struct Rows<'a> {
+    kinds: BTreeMap<u16, Kind<'a>>,
     names: Names<'a>,
     seq: u64,
     step: u32,
 }
 
-impl Rows<'_> {
+/// What a record can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Marker,
+    Event(Probe),
+    /// What a probed function returned.
+    Return(Probe),
+}
+
+/// The records of one event: what they are, and where in them the values lie that
+/// a row is made of.
+struct Kind<'a> {
+    format: &'a Format,
+    what: Option<What>,
+    length: usize,
+    tid: Option<Field>,
+    mm: Option<Field>,
+    range: Option<Field>,
+    start: Option<Field>,
+    end: Option<Field>,
+    length_of_it: Option<Field>,
+    flags: Option<Field>,
+    event: Option<Field>,
+    owner: Option<Field>,
+    sub: Option<Field>,
+    seq: Option<Field>,
+    ret: Option<Field>,
+    device: Option<Field>,
+    snapshot_device: Option<Field>,
+    caller: Option<Field>,
+}
+
+impl<'a> Kind<'a> {
+    fn new(format: &'a Format) -> Self {
+        let field = |name| format.field(name);
+        Kind {
+            format,
+            what: what(&format.name),
+            length: format.length(),
+            tid: field("common_pid"),
+            mm: field("mm"),
+            range: field("range"),
+            start: field("start"),
+            end: field("end"),
+            length_of_it: field("length"),
+            flags: field("flags"),
+            event: field("event"),
+            owner: field("owner"),
+            sub: field("sub"),
+            seq: field("seq"),
+            ret: field("ret"),
+            device: field("device"),
+            snapshot_device: field("snapshot_device"),
+            caller: field("caller"),
+        }
+    }
+
+    /// Whether a record is as long as the kernel makes those of this event
+    /// (`rb_calculate_event_length()` in kernel/trace/ring_buffer.c).
+    fn fits(&self, record: &[u8]) -> bool {
+        let length = self.length.next_multiple_of(4);
+        record.len() == if length == 8 { 12 } else { length }
+    }
+}
+
+/// The records of an event of this name, if it is one of a trace's.
+fn what(event: &str) -> Option<What> {
+    Some(match event {
+        "print" => What::Marker,
+        "invalidate_start" => What::Event(Probe::InvalidateStart),
+        "invalidate_end" => What::Event(Probe::InvalidateEnd),
+        "callback" | "snapshot_callback" => What::Event(Probe::Callback),
+        "callback_return" | "snapshot_callback_return" => What::Return(Probe::CallbackReturn),
+        "collect" | "collect_hole" => What::Event(Probe::Collect),
+        "migrate_setup" => What::Event(Probe::MigrateSetup),
+        "migrate_fault" => What::Event(Probe::MigrateFault),
+        "insert" | "insert_locked" => What::Event(Probe::Insert),
+        "insert_return" | "insert_locked_return" => What::Return(Probe::Insert),
+        "remove" => What::Event(Probe::Remove),
+        "remove_return" => What::Return(Probe::Remove),
+        "release" => What::Event(Probe::Release),
+        _ => return None,
+    })
+}
+
+impl<'a> Rows<'a> {
+    fn new(about: About<'a>) -> Self {
+        let kinds = about.formats.all().map(|format| (format.id(), Kind::new(format))).collect();
+        Rows { kinds, names: Names::new(about.layout), seq: 0, step: 0 }
+    }
+
     /// The row of a record, unless it is none of a trace's.
-    fn understand(
-        &mut self,
-        cpu: u32,
-        record: &[u8],
-        formats: &Formats,
-        decoded: &mut Decoded,
-    ) -> Option<Row> {
-        let Some(format) = formats.of(record) else {
+    fn understand(&mut self, cpu: u32, record: &[u8], decoded: &mut Decoded) -> Option<Row> {
+        let id = record.first_chunk().map(|id| u16::from_le_bytes(*id));
+        let Some(kind) = id.and_then(|id| self.kinds.get(&id)) else {
             decoded.trouble("a record of a kind that the kernel did not describe");
             return None;
         };
-        let value = |field: &str| format.value(field, record);
-        let tid = value("common_pid").and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
+        let value = |field: Option<Field>| field.and_then(|field| field.value(record));
+        let tid = value(kind.tid).and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default();
         let (tgid, role) = self.names.thread(tid);
         let mut row = Row {
             seq: self.seq,
@@ -251,34 +379,41 @@ impl Rows<'_> {
             doing: None,
             t_ns: None,
         };
-        if format.name == "print" {
-            let text = format.text("buf", record).unwrap_or_default();
-            match serde_json::from_slice(text) {
-                Ok(Marker::Process { tgid, role }) => {
+        if kind.what == Some(What::Marker) {
+            match marker(kind.format, record) {
+                Some(Marker::Process { tgid, role }) => {
                     self.names.introduce(tid, tgid, role);
                     return None;
                 }
-                Ok(Marker::Step(mut step)) => {
+                Some(Marker::Step(mut step)) => {
                     self.step += 1;
                     row.step = self.step;
                     row.t_ns = step.t_ns.take();
                     row.doing = Some(step);
                 }
-                Err(_) => {
+                None => {
                     decoded.trouble("a marker that is none");
                     return None;
                 }
             }
         } else {
             decoded.hits += 1;
-            let known = self.fill(&mut row, &format.name, value);
-            if known.is_none() {
-                decoded.trouble(format!("a record of {} that lacks a field", format.name));
+            let name = &kind.format.name;
+            let Some(what) = kind.what else {
+                decoded.trouble(format!("a record of {name}, which is no probe"));
+                return None;
+            };
+            if !kind.fits(record) {
+                decoded.trouble(format!("a record of {name} of {} bytes", record.len()));
+                return None;
+            }
+            if fill(&mut row, kind, what, &mut self.names, value).is_none() {
+                decoded.trouble(format!("a record of {name} that lacks a field"));
                 return None;
             }
             if row.probe == Probe::MigrateSetup {
                 // A hostile guest could name any number of callers.
-                let caller = value("caller").unwrap_or_default();
+                let caller = value(kind.caller).unwrap_or_default();
                 if decoded.callers.len() < 1024 || decoded.callers.contains_key(&caller) {
                     let unowned = u64::from(row.owner.is_none());
                     decoded.callers.entry(caller).or_default().add(&Calls { times: 1, unowned });
@@ -288,92 +423,106 @@ impl Rows<'_> {
         self.seq += 1;
         Some(row)
     }
+}
 
-    /// Takes over what a probe has read. `None` where it lacks something.
-    fn fill(
-        &mut self,
-        row: &mut Row,
-        probe: &str,
-        value: impl Fn(&str) -> Option<u64>,
-    ) -> Option<()> {
-        let names = &mut self.names;
-        let address = |field: &str| value(field).map(Address);
-        row.probe = match probe {
-            "invalidate_start" => Probe::InvalidateStart,
-            "invalidate_end" => Probe::InvalidateEnd,
-            "callback" | "snapshot_callback" => Probe::Callback,
-            "callback_return" | "snapshot_callback_return" => Probe::CallbackReturn,
-            "collect" | "collect_hole" => Probe::Collect,
-            "migrate_setup" => Probe::MigrateSetup,
-            "migrate_fault" => Probe::MigrateFault,
-            "insert" | "insert_locked" | "insert_return" | "insert_locked_return" => Probe::Insert,
-            "remove" | "remove_return" => Probe::Remove,
-            "release" => Probe::Release,
-            _ => return None,
-        };
-        match probe {
-            "invalidate_start" | "invalidate_end" | "callback" | "snapshot_callback" => {
-                let event = value("event")?;
-                let name = names.event(event);
-                row.start = Some(address("start")?);
-                row.end = Some(address("end")?);
-                row.blockable = Some(names.may_block(value("flags")?));
-                row.owner = names.owner_of(&name, value("owner"));
-                row.event = Some(name);
-                row.mm = Some(names.mm(value("mm")?));
-                row.range = Some(names.range(value("range")?));
-                if let Some(sub) = value("sub") {
-                    row.sub = Some(names.subscription(sub));
-                    row.cur_seq = Some(value("seq")?);
+/// Takes over what a probe has read. `None` where it lacks something.
+fn fill(
+    row: &mut Row,
+    kind: &Kind<'_>,
+    what: What,
+    names: &mut Names<'_>,
+    value: impl Fn(Option<Field>) -> Option<u64>,
+) -> Option<()> {
+    match what {
+        What::Marker => {}
+        What::Event(probe) => {
+            row.probe = probe;
+            match probe {
+                Probe::InvalidateStart | Probe::InvalidateEnd | Probe::Callback => {
+                    let name = names.event(value(kind.event)?);
+                    row.start = Some(Address(value(kind.start)?));
+                    row.end = Some(Address(value(kind.end)?));
+                    row.blockable = Some(names.may_block(value(kind.flags)?));
+                    row.owner = names.owner_of(&name, value(kind.owner));
+                    row.event = Some(name);
+                    row.mm = Some(names.mm(value(kind.mm)?));
+                    row.range = Some(names.range(value(kind.range)?));
+                    if probe == Probe::Callback {
+                        row.sub = Some(names.subscription(value(kind.sub)?));
+                        row.cur_seq = Some(value(kind.seq)?);
+                        names.enter(row.tid, row.sub.clone());
+                    }
+                }
+                Probe::Collect => {
+                    row.start = Some(Address(value(kind.start)?));
+                    row.end = Some(Address(value(kind.end)?));
+                }
+                Probe::MigrateSetup => {
+                    row.start = Some(Address(value(kind.start)?));
+                    row.end = Some(Address(value(kind.end)?));
+                    row.owner = names.device(value(kind.owner).unwrap_or_default());
+                }
+                Probe::MigrateFault => {
+                    let page = value(kind.start)? & !0xfff;
+                    row.start = Some(Address(page));
+                    row.end = Some(Address(page.saturating_add(0x1000)));
+                }
+                Probe::Insert => {
+                    let start = value(kind.start)?;
+                    let end = start.saturating_add(value(kind.length_of_it)?);
+                    (row.start, row.end) = (Some(Address(start)), Some(Address(end)));
+                    let mm = value(kind.mm)?;
+                    let devices = (value(kind.device), value(kind.snapshot_device));
+                    row.sub = Some(names.inserted(value(kind.sub)?, mm, devices));
+                    row.mm = Some(names.mm(mm));
                     names.enter(row.tid, row.sub.clone());
                 }
-            }
-            "callback_return" | "snapshot_callback_return" => {
-                row.ret = Some(value("ret")?.cast_signed());
-                row.sub = names.leave(row.tid);
-            }
-            "collect" | "collect_hole" => {
-                row.start = Some(address("start")?);
-                row.end = Some(address("end")?);
-            }
-            "migrate_setup" => {
-                row.start = Some(address("start")?);
-                row.end = Some(address("end")?);
-                row.owner = names.device(value("owner").unwrap_or_default());
-            }
-            "migrate_fault" => {
-                let page = value("start")? & !0xfff;
-                row.start = Some(Address(page));
-                row.end = Some(Address(page.wrapping_add(0x1000)));
-            }
-            "insert" | "insert_locked" => {
-                let start = value("start")?;
-                row.start = Some(Address(start));
-                row.end = Some(Address(start.wrapping_add(value("length")?)));
-                row.mm = Some(names.mm(value("mm")?));
-                let devices = (value("device"), value("snapshot_device"));
-                row.sub = Some(names.inserted(value("sub")?, devices));
-                names.enter(row.tid, row.sub.clone());
-            }
-            "insert_return" | "insert_locked_return" => {
-                let ret = value("ret")?.cast_signed();
-                row.ret = Some(ret);
-                row.sub = names.leave(row.tid);
-                if ret != 0 {
-                    names.removed(row.sub.as_deref());
+                Probe::Remove => {
+                    row.sub = Some(names.subscription(value(kind.sub)?));
+                    names.enter(row.tid, row.sub.clone());
                 }
+                Probe::Release => {
+                    let mm = value(kind.mm)?;
+                    row.mm = Some(names.mm(mm));
+                    names.released(mm);
+                }
+                Probe::CallbackReturn | Probe::Step => {}
             }
-            "remove" => {
-                row.sub = Some(names.subscription(value("sub")?));
-                names.enter(row.tid, row.sub.clone());
-            }
-            "remove_return" => {
-                row.ret = Some(0);
-                row.sub = names.leave(row.tid);
+        }
+        What::Return(probe) => {
+            row.probe = probe;
+            row.ret = match probe {
+                // It returns nothing.
+                Probe::Remove => Some(0),
+                _ => Some(value(kind.ret)?.cast_signed()),
+            };
+            row.sub = names.leave(row.tid);
+            let over = match probe {
+                Probe::Insert => row.ret != Some(0),
+                other => other == Probe::Remove,
+            };
+            if over {
                 names.removed(row.sub.as_deref());
             }
-            _ => row.mm = Some(names.mm(value("mm")?)),
         }
-        Some(())
     }
+    Some(())
+}
+
+/// What a process of the test wrote, if it is that and nothing else.
+fn marker(format: &Format, record: &[u8]) -> Option<Marker> {
+    let (text, behind) = format.text("buf", record)?;
+    // The kernel adds a newline where there is none, and fills up to a word
+    // (`tracing_mark_write()` in kernel/trace/trace.c).
+    if behind > SMALLEST_RECORD {
+        return None;
+    }
+    let marker: Marker = serde_json::from_slice(text).ok()?;
+    let sound = match &marker {
+        Marker::Process { role, .. } => role.len() <= LONGEST_NAME,
+        Marker::Step(step) => step.pages.as_ref().is_none_or(|pages| {
+            pages.buffer.len() <= LONGEST_NAME && pages.first.checked_add(pages.pages).is_some()
+        }),
+    };
+    sound.then_some(marker)
 }

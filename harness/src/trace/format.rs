@@ -7,17 +7,32 @@ use hmm_protocol::trace::INSTANCE;
 
 /// Where a value lies in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Field {
+pub(super) struct Field {
     offset: usize,
     size: usize,
     signed: bool,
 }
 
+impl Field {
+    /// Its value, if it is one of up to eight bytes and the record has it.
+    pub(super) fn value(&self, record: &[u8]) -> Option<u64> {
+        let Field { offset, size, signed } = *self;
+        let bytes = record.get(offset..offset.checked_add(size)?)?;
+        if bytes.is_empty() || size > 8 {
+            return None;
+        }
+        let negative = signed && bytes.last().is_some_and(|last| last & 0x80 != 0);
+        let mut whole = [if negative { 0xff } else { 0 }; 8];
+        whole[..size].copy_from_slice(bytes);
+        Some(u64::from_le_bytes(whole))
+    }
+}
+
 /// One kind of record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Format {
+pub(super) struct Format {
     /// The name of its event.
-    pub name: String,
+    pub(super) name: String,
     id: u16,
     fields: BTreeMap<String, Field>,
 }
@@ -27,7 +42,7 @@ impl Format {
     ///
     /// # Errors
     /// What cannot be understood, as a phrase.
-    pub fn parse(text: &str) -> Result<Format, String> {
+    fn parse(text: &str) -> Result<Format, String> {
         let mut name = None;
         let mut id = None;
         let mut fields = BTreeMap::new();
@@ -48,23 +63,30 @@ impl Format {
         }
     }
 
-    /// The value of a field of up to eight bytes, if the record has it.
-    pub fn value(&self, field: &str, record: &[u8]) -> Option<u64> {
-        let Field { offset, size, signed } = *self.fields.get(field)?;
-        let bytes = record.get(offset..offset.checked_add(size)?)?;
-        if bytes.is_empty() || size > 8 {
-            return None;
-        }
-        let negative = signed && bytes.last().is_some_and(|last| last & 0x80 != 0);
-        let mut whole = [if negative { 0xff } else { 0 }; 8];
-        whole[..size].copy_from_slice(bytes);
-        Some(u64::from_le_bytes(whole))
+    /// The number that stands in each record: its first field (`struct
+    /// trace_entry`, include/linux/trace_events.h).
+    pub(super) fn id(&self) -> u16 {
+        self.id
     }
 
-    /// What stands from a field on to the end of the record, up to the first NUL.
-    pub fn text<'r>(&self, field: &str, record: &'r [u8]) -> Option<&'r [u8]> {
+    /// Where a field lies.
+    pub(super) fn field(&self, name: &str) -> Option<Field> {
+        self.fields.get(name).copied()
+    }
+
+    /// Where the last field ends: how long a record is whose fields all have a
+    /// size.
+    pub(super) fn length(&self) -> usize {
+        let end = |field: &Field| field.offset.saturating_add(field.size);
+        self.fields.values().map(end).max().unwrap_or(0)
+    }
+
+    /// What stands from a field on to the end of the record: up to the first NUL,
+    /// and how much there is behind that.
+    pub(super) fn text<'r>(&self, field: &str, record: &'r [u8]) -> Option<(&'r [u8], usize)> {
         let rest = record.get(self.fields.get(field)?.offset..)?;
-        Some(rest.split(|byte| *byte == 0).next().unwrap_or_default())
+        let text = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+        Some((text, rest.len() - text.len()))
     }
 }
 
@@ -97,10 +119,14 @@ impl Formats {
         Ok(Formats(formats))
     }
 
-    /// The kind of a record: its first field (`struct trace_entry`,
-    /// include/linux/trace_events.h).
-    pub fn of(&self, record: &[u8]) -> Option<&Format> {
-        self.0.get(&u16::from_le_bytes(*record.first_chunk()?))
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Format> {
+        self.0.values()
+    }
+
+    /// Whether records of this name can come.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.all().any(|format| format.name == name)
     }
 }
 
@@ -123,14 +149,16 @@ mod tests {
         record[4] = 9;
         record[16..20].copy_from_slice(&(-11i32).to_le_bytes());
         record.extend(b"words\0more");
-        assert_eq!(format.value("common_pid", &record), Some(9));
-        assert_eq!(format.value("ret", &record).map(u64::cast_signed), Some(-11));
-        assert_eq!(format.text("buf", &record), Some(&b"words"[..]));
-        assert_eq!(format.value("ret", &record[..18]), None);
-        assert_eq!(format.value("buf", &record), None);
+        let value = |field: &str, record: &[u8]| format.field(field)?.value(record);
+        assert_eq!(value("common_pid", &record), Some(9));
+        assert_eq!(value("ret", &record).map(u64::cast_signed), Some(-11));
+        assert_eq!(format.text("buf", &record), Some((&b"words"[..], 5)));
+        assert_eq!(value("ret", &record[..18]), None);
+        assert_eq!(value("buf", &record), None);
+        assert_eq!((format.id(), format.length()), (1601, 20));
         let formats = Formats::parse([("insert_return", TEXT)]).expect("well formed");
-        assert_eq!(formats.of(&record), Some(&format));
-        assert_eq!(formats.of(&[7, 7]), None);
+        assert_eq!(formats.all().collect::<Vec<_>>(), [&format]);
+        assert!(formats.has("insert_return") && !formats.has("insert"));
     }
 
     #[test]

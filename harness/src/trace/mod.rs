@@ -8,12 +8,17 @@
 mod buffers;
 mod canonical;
 mod decode;
+pub mod diff;
+mod fold;
 mod format;
+mod groups;
 mod names;
+mod perfetto;
 mod probes;
 mod ring;
 mod row;
 mod rules;
+mod tell;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, Write};
@@ -24,9 +29,11 @@ use sha2::{Digest as _, Sha256};
 pub use canonical::Canonical;
 pub use decode::{About, Calls, Decoded, decode};
 pub use format::Formats;
+pub use perfetto::{Perfetto, Times};
 pub use probes::{ESSENTIAL, setup};
-pub use row::{Address, Probe, Row};
+pub use row::{Address, Probe, Row, rows};
 pub use rules::{RULES, Rules};
+pub use tell::{Tell, Told};
 
 use crate::judge::{TraceInfo, Violation};
 
@@ -66,7 +73,7 @@ pub fn understand<R: Read + Seek>(
     mut rows_out: impl Write,
     canonical_out: impl Write,
 ) -> io::Result<Trace> {
-    let mut rules = Rules::default();
+    let mut rules = Rules::of(about.formats);
     let mut canonical = Canonical::new(Hashing { out: canonical_out, hash: Sha256::new() });
     let mut captured = 0;
     let mut mirrored = false;
@@ -84,13 +91,14 @@ pub fn understand<R: Read + Seek>(
     })?;
     failed.and_then(|()| rows_out.flush())?;
     let calibrated = rules.calibrated();
+    let overflow = rules.overflow().or_else(|| canonical.overflow());
     let violations = rules.finish();
     let hashing = canonical.finish()?;
-    let incomplete = incomplete(said, &decoded, mirrored && calibrated == 0);
+    let incomplete = incomplete(said, &decoded, mirrored && calibrated == 0).or(overflow);
     Ok(Trace {
         info: TraceInfo {
             captured,
-            lost: said.map_or(0, |said| said.lost + said.missed),
+            lost: said.map_or(0, |said| said.lost.saturating_add(said.missed)),
             complete: incomplete.is_none(),
             canonical_sha256: Some(hex(&hashing.hash.finalize())),
             violations,

@@ -5,12 +5,18 @@
 //! names each time. Devices are known by their addresses, from the kernel's
 //! symbols, and never from the events that are judged by them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::layout::Layout;
 
 /// How many things of a kind can have names. An honest test has some dozens.
 const MOST: usize = 1 << 12;
+
+/// How many subscriptions there can be at a time. An honest test has a handful.
+const MOST_SUBSCRIPTIONS: usize = 1 << 8;
+
+/// How deep calls about subscriptions can be nested in a thread.
+const DEEPEST: usize = 64;
 
 /// Events that nobody sends on somebody's behalf: in a kernel that has such a
 /// field it is left as it was in memory, or set to NULL for all.
@@ -20,45 +26,59 @@ const OWNERLESS: [&str; 6] =
 /// The names that were given.
 pub(super) struct Names<'a> {
     layout: &'a Layout,
-    mms: HashMap<u64, usize>,
-    ranges: HashMap<u64, usize>,
+    mms: Numbered,
+    /// Address spaces that have been torn down: who subscribes to one at the same
+    /// address subscribes to another.
+    released: BTreeSet<u64>,
+    ranges: Numbered,
     /// Those that are in the kernel's hands, by address.
-    subscriptions: HashMap<u64, String>,
-    threads: HashMap<u32, (u32, String)>,
+    subscriptions: BTreeMap<u64, Named>,
+    threads: BTreeMap<u32, (u32, String)>,
     /// Which subscription's call each thread is in, innermost last.
-    calls: HashMap<u32, Vec<Option<String>>>,
+    calls: BTreeMap<u32, Vec<Option<String>>>,
     full: Option<&'static str>,
+}
+
+/// A subscription: whose it is, and which of those.
+struct Named {
+    whose: String,
+    number: usize,
+}
+
+impl Named {
+    fn name(&self) -> String {
+        match self.number {
+            0 => self.whose.clone(),
+            number => format!("{}.{number}", self.whose),
+        }
+    }
 }
 
 impl<'a> Names<'a> {
     pub(super) fn new(layout: &'a Layout) -> Self {
         Names {
             layout,
-            mms: HashMap::new(),
-            ranges: HashMap::new(),
-            subscriptions: HashMap::new(),
-            threads: HashMap::new(),
-            calls: HashMap::new(),
+            mms: Numbered::new("mm", "address spaces"),
+            released: BTreeSet::new(),
+            ranges: Numbered::new("r", "range objects"),
+            subscriptions: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            calls: BTreeMap::new(),
             full: None,
         }
     }
 
     /// What there was too much of to be named, if anything.
     pub(super) fn overflow(&self) -> Option<String> {
-        self.full.map(|what| format!("more {what} than a test can have"))
-    }
-
-    /// Whether there is room for another.
-    fn room(&mut self, len: usize, what: &'static str) -> bool {
-        if len >= MOST {
-            self.full.get_or_insert(what);
-        }
-        len < MOST
+        let full = self.full.or(self.mms.full()).or(self.ranges.full());
+        full.map(|what| format!("more {what} than a test can have"))
     }
 
     pub(super) fn introduce(&mut self, tid: u32, tgid: u32, role: String) {
-        if self.room(self.threads.len(), "threads") {
+        if self.threads.len() < MOST || self.threads.contains_key(&tid) {
             self.threads.insert(tid, (tgid, role));
+        } else {
+            self.full.get_or_insert("threads");
         }
     }
 
@@ -102,55 +122,74 @@ impl<'a> Names<'a> {
     }
 
     pub(super) fn mm(&mut self, address: u64) -> String {
-        numbered(&mut self.mms, address, "mm", "address spaces", &mut self.full)
+        self.mms.name(address)
+    }
+
+    /// An address space is torn down: its last events come, and then its address
+    /// is free for another.
+    pub(super) fn released(&mut self, address: u64) {
+        // Only what has a name, of which there is an end.
+        if self.mms.knows(address) {
+            self.released.insert(address);
+        }
     }
 
     pub(super) fn range(&mut self, address: u64) -> String {
-        numbered(&mut self.ranges, address, "r", "range objects", &mut self.full)
+        self.ranges.name(address)
     }
 
-    /// Names a subscription that goes to the kernel, by its device: that of a
-    /// mirror, or that of a snapshot.
+    /// Names a subscription to an address space that goes to the kernel, by its
+    /// device: that of a mirror, or that of a snapshot.
     pub(super) fn inserted(
         &mut self,
         address: u64,
+        mm: u64,
         (mirror, snapshot): (Option<u64>, Option<u64>),
     ) -> String {
+        if self.released.remove(&mm) {
+            self.mms.forget(mm);
+        }
         let known = |value: Option<u64>| value.and_then(|value| self.known_device(value));
         let whose = match (known(mirror), known(snapshot)) {
             (Some(device), _) => device,
             (None, Some(device)) => format!("{device}.snapshot"),
             (None, None) => "other".into(),
         };
-        if !self.room(self.subscriptions.len(), "subscriptions") {
+        self.subscriptions.remove(&address);
+        if self.subscriptions.len() >= MOST_SUBSCRIPTIONS {
+            self.full.get_or_insert("subscriptions");
             return whose;
         }
-        self.subscriptions.remove(&address);
-        let taken = |name: &String| self.subscriptions.values().any(|other| other == name);
-        let numbered = (1..).map(|n| format!("{whose}.{n}"));
-        let name = std::iter::once(whose.clone()).chain(numbered).find(|name| !taken(name));
-        let name = name.expect("there is no end of numbers");
-        self.subscriptions.insert(address, name.clone());
+        let same = self.subscriptions.values().filter(|other| other.whose == whose);
+        let taken: BTreeSet<usize> = same.map(|other| other.number).collect();
+        let free = (0..).zip(&taken).take_while(|(n, taken)| n == *taken).count();
+        let named = Named { whose, number: free };
+        let name = named.name();
+        self.subscriptions.insert(address, named);
         name
     }
 
     pub(super) fn subscription(&self, address: u64) -> String {
-        self.subscriptions.get(&address).cloned().unwrap_or_else(|| "unknown".into())
+        self.subscriptions.get(&address).map_or_else(|| "unknown".into(), Named::name)
     }
 
     /// A subscription is out of the kernel's hands.
     pub(super) fn removed(&mut self, name: Option<&str>) {
-        self.subscriptions.retain(|_, own| Some(own.as_str()) != name);
+        self.subscriptions.retain(|_, own| Some(own.name().as_str()) != name);
     }
 
     /// A thread begins a call about a subscription.
     pub(super) fn enter(&mut self, tid: u32, sub: Option<String>) {
-        if self.room(self.calls.len(), "threads") {
-            let calls = self.calls.entry(tid).or_default();
-            if calls.len() < 64 {
-                calls.push(sub);
-            }
+        if self.calls.len() >= MOST && !self.calls.contains_key(&tid) {
+            self.full.get_or_insert("threads");
+            return;
         }
+        let calls = self.calls.entry(tid).or_default();
+        // Where the kernel refuses the probe of an end, the oldest are over.
+        if calls.len() == DEEPEST {
+            calls.remove(0);
+        }
+        calls.push(sub);
     }
 
     /// It ends the innermost.
@@ -159,18 +198,46 @@ impl<'a> Names<'a> {
     }
 }
 
-/// The number that an address has, after `prefix`; the next one, if it is new.
-fn numbered(
-    known: &mut HashMap<u64, usize>,
-    address: u64,
-    prefix: &str,
+/// Addresses that get numbers, in their order.
+struct Numbered {
+    prefix: &'static str,
     what: &'static str,
-    full: &mut Option<&'static str>,
-) -> String {
-    let next = known.len();
-    if next >= MOST && !known.contains_key(&address) {
-        full.get_or_insert(what);
-        return format!("{prefix}?");
+    names: BTreeMap<u64, String>,
+    given: usize,
+    full: bool,
+}
+
+impl Numbered {
+    fn new(prefix: &'static str, what: &'static str) -> Self {
+        Numbered { prefix, what, names: BTreeMap::new(), given: 0, full: false }
     }
-    format!("{prefix}{}", known.entry(address).or_insert(next))
+
+    /// What these are, if there were too many.
+    fn full(&self) -> Option<&'static str> {
+        self.full.then_some(self.what)
+    }
+
+    /// The name of an address; the next one, if it has none.
+    fn name(&mut self, address: u64) -> String {
+        if let Some(name) = self.names.get(&address) {
+            return name.clone();
+        }
+        if self.given >= MOST {
+            self.full = true;
+            return format!("{}?", self.prefix);
+        }
+        let name = format!("{}{}", self.prefix, self.given);
+        self.given += 1;
+        self.names.insert(address, name.clone());
+        name
+    }
+
+    fn knows(&self, address: u64) -> bool {
+        self.names.contains_key(&address)
+    }
+
+    /// What comes to this address is something else.
+    fn forget(&mut self, address: u64) {
+        self.names.remove(&address);
+    }
 }

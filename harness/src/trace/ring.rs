@@ -17,6 +17,12 @@ const MISSED_STORED: u64 = 1 << 30;
 /// What stands before the events of a page.
 const HEADER: usize = 16;
 
+/// What may stand behind the events: how many are missing before them.
+const BEHIND: usize = 8;
+
+/// The smallest event (`RB_EVNT_MIN_SIZE`).
+const SMALLEST: usize = 8;
+
 /// How many bits of time are in a header; more stand in a word of their own.
 const TIME_BITS: u32 = 27;
 
@@ -41,6 +47,17 @@ pub(super) struct Page {
     pub records: Vec<Record>,
     /// Whether the kernel says that records are missing before the first.
     pub missed: bool,
+    /// Whether one of them was given up.
+    pub given_up: bool,
+    /// How much was left of the kernel's page for a record that had no room there.
+    pub left: Option<usize>,
+}
+
+impl Page {
+    /// How much room the first record takes.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.records.first().map(|record| record.at.end.next_multiple_of(4) - HEADER)
+    }
 }
 
 /// Takes a page apart.
@@ -55,9 +72,11 @@ pub(super) fn page(bytes: &[u8]) -> Result<Page, String> {
     };
     let length = usize::try_from(commit & !(MISSED | MISSED_STORED)).unwrap_or(usize::MAX);
     let end = HEADER.saturating_add(length);
-    let Some(events) = bytes.get(HEADER..end) else {
+    let events = bytes.get(HEADER..end).filter(|_| bytes.len() - end <= BEHIND);
+    let Some(events) = events else {
         return Err(format!("a page of {} bytes that says it has {length}", bytes.len()));
     };
+    let (mut given_up, mut left) = (false, None);
     let mut records = Vec::with_capacity(events.len() / 64);
     let mut rest = events;
     while let Some((header, after)) = rest.split_first_chunk::<4>() {
@@ -66,12 +85,23 @@ pub(super) fn page(bytes: &[u8]) -> Result<Page, String> {
         let array = after.first_chunk::<4>().map(|word| u32::from_le_bytes(*word));
         let cut = || "an event that is longer than its page".to_owned();
         match kind {
-            // What is left of a page, or the place of an event that was given up.
-            PADDING if delta == 0 => break,
+            // What is left of a page, where no event has room.
+            PADDING if delta == 0 && rest.len() <= SMALLEST => rest = &[],
+            PADDING if delta == 0 => return Err("padding before the end of a page".into()),
+            // The rest of a page, which takes no time (`rb_reset_tail()`), or the
+            // place of an event that was given up (`rb_event_discard()`).
             PADDING => {
                 let length = array.ok_or_else(cut)? as usize;
-                time = time.wrapping_add(delta);
+                if length < 4 || !length.is_multiple_of(4) {
+                    return Err(format!("padding of {length} bytes"));
+                }
+                time = time.wrapping_add(if delta == 1 { 0 } else { delta });
                 rest = after.get(length..).ok_or_else(cut)?;
+                if rest.is_empty() && delta == 1 {
+                    left = Some(4 + length);
+                } else {
+                    given_up = true;
+                }
             }
             TIME_EXTEND | TIME_STAMP => {
                 let high = u64::from(array.ok_or_else(cut)?) << TIME_BITS;
@@ -101,10 +131,10 @@ pub(super) fn page(bytes: &[u8]) -> Result<Page, String> {
             }
         }
     }
-    if !rest.is_empty() && rest.len() < 4 {
+    if !rest.is_empty() {
         return Err("half a header at the end of a page".into());
     }
-    Ok(Page { records, missed: commit & MISSED != 0 })
+    Ok(Page { records, missed: commit & MISSED != 0, given_up, left })
 }
 
 #[cfg(test)]
@@ -180,5 +210,29 @@ pub(super) mod tests {
         assert!(page(&bytes).expect("well formed").missed);
         bytes.truncate(20);
         assert!(page(&bytes).is_err());
+    }
+
+    #[test]
+    fn what_is_left_of_a_page_is_padding() {
+        // One event, padding, and another event.
+        let page_with = |padding: &[u32]| {
+            let mut bytes = written(5, &[(1, vec![1; 8])]);
+            bytes.extend(padding.iter().flat_map(|word| word.to_le_bytes()));
+            bytes.extend(&written(0, &[(2, vec![2; 8])])[HEADER..]);
+            let length = (bytes.len() - HEADER) as u64;
+            bytes[8..16].copy_from_slice(&length.to_le_bytes());
+            let page = page(&bytes)?;
+            let times = page.records.iter().map(|record| record.time).collect::<Vec<_>>();
+            Ok::<_, String>((times, page.given_up, page.left))
+        };
+        assert_eq!(page_with(&[]), Ok((vec![6, 8], false, None)));
+        // An event that was given up after three ticks, and one that took none.
+        assert_eq!(page_with(&[PADDING | 3 << 5, 8, 0]), Ok((vec![6, 11], true, None)));
+        assert_eq!(page_with(&[PADDING | 1 << 5, 4]), Ok((vec![6, 8], true, None)));
+        // The rest of the page.
+        assert_eq!(page_with(&[PADDING | 1 << 5, 16]), Ok((vec![6], false, Some(20))));
+        assert_eq!(page_with(&[PADDING]), Err("padding before the end of a page".into()));
+        assert_eq!(page_with(&[PADDING | 1 << 5, 5]), Err("padding of 5 bytes".into()));
+        assert_eq!(page_with(&[PADDING | 1 << 5, 0]), Err("padding of 0 bytes".into()));
     }
 }

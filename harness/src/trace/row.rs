@@ -2,6 +2,7 @@
 //! of numbers.
 
 use std::fmt;
+use std::io::{self, BufRead};
 
 use hmm_protocol::trace::Step;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,14 @@ impl Row {
     pub fn addresses(&self) -> Option<(u64, u64)> {
         Some((self.start?.0, self.end?.0))
     }
+}
+
+/// The rows of a `trace/<id>.jsonl`, one after the other.
+pub fn rows(lines: impl BufRead) -> impl Iterator<Item = io::Result<Row>> {
+    lines.lines().zip(1_u64..).map(|(line, n)| {
+        serde_json::from_str(&line?)
+            .map_err(|error| io::Error::other(format!("line {n} is no row: {error}")))
+    })
 }
 
 /// An address, written as a string of hex digits: JSON's numbers end before

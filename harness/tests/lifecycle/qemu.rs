@@ -314,6 +314,21 @@ impl Machine {
         });
     }
 
+    /// The pipe of the trace, as the shell has made it.
+    fn pipe() -> String {
+        let (story, start) = (env::var("STORY").unwrap(), env::var("START").unwrap());
+        story.replace("story.json", &format!("trace.{start}"))
+    }
+
+    /// What was written to the trace port has left the machine when this returns.
+    fn end_the_trace(&mut self) {
+        if self.trace.take().is_some() {
+            while !fs::exists(Self::pipe() + ".sent").unwrap() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
     fn act(&mut self, act: &Act) {
         match act {
             Act::Say(message) => {
@@ -352,10 +367,7 @@ impl Machine {
                 let chunk = [&header.encode()[..], bytes].concat();
                 let chunk = &chunk[..limit.unwrap_or(chunk.len())];
                 let trace = self.trace.get_or_insert_with(|| {
-                    let story = env::var("STORY").unwrap();
-                    let start = env::var("START").unwrap();
-                    let pipe = story.replace("story.json", &format!("trace.{start}"));
-                    fs::OpenOptions::new().write(true).open(pipe).unwrap()
+                    fs::OpenOptions::new().write(true).open(Self::pipe()).unwrap()
                 });
                 trace.write_all(chunk).unwrap();
             }
@@ -371,6 +383,7 @@ impl Machine {
                 }
             }
             Act::End(reason) => {
+                self.end_the_trace();
                 // QEMU tells nothing to a monitor that was not introduced.
                 self.introduced.take().unwrap().recv().unwrap();
                 let data = serde_json::json!({ "guest": true, "reason": reason });

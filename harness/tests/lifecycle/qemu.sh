@@ -23,7 +23,7 @@ esac
 # name goes to the trace port.
 if [ -n "$traced" ]; then
     mkfifo "$dir/trace.$start"
-    cat "$dir/trace.$start" >&6 &
+    { cat "$dir/trace.$start" >&6; : >"$dir/trace.$start.sent"; } &
 fi
 export STORY="$dir/story.json" START="$start"
 exec "$player" qemu::plays --exact --nocapture <&4 >&5 2>&3 3>&- 4>&- 5>&-

@@ -115,7 +115,7 @@ async fn a_chunk_that_is_cut_off_makes_a_trace_incomplete() {
 #[tokio::test]
 async fn chunks_in_another_order_make_a_trace_incomplete() {
     let swapped = vec![chunk(1, 1), chunk(1, 0)];
-    is_incomplete(of(2), swapped, "chunk 0 is not the one that was due").await;
+    is_incomplete(of(2), swapped, "chunk 1 came where chunk 0 was due").await;
 }
 
 #[tokio::test]

@@ -22,7 +22,8 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::time::{Duration, Instant};
 
-use super::run_kernel_tests::{Permissions, carry_out, check_json, prepare};
+use super::check_writable;
+use super::run_kernel_tests::{Permissions, carry_out, prepare};
 use crate::cli::TortureArgs;
 use crate::context::{Context, Session};
 use crate::embedded;
@@ -73,7 +74,7 @@ const SHARED: [&str; 8] =
 pub async fn run(session: &Session, args: &TortureArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let json = args.json.as_ref().map(|path| cwd.join(path));
-    if let Some(problem) = json.as_deref().and_then(check_json) {
+    if let Some(problem) = json.as_deref().and_then(|path| check_writable("--json", path)) {
         return Err(Stop::usage(problem));
     }
     let ctx = session.context()?;

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::run_kernel_tests::{Prepared, prepare};
 use crate::build::Kernel;
 use crate::callers::{Caller, Owner, callers, mentions};
+use crate::commands::run_kernel_tests::{Prepared, prepare};
 use crate::context::{Context, Session};
 use crate::git::Git;
 use crate::layout::{self, owner_in_migrate_vma};
@@ -31,8 +31,8 @@ const SETUP: &str = "migrate_vma_setup";
 ///
 /// # Errors
 /// When the tree of the run, or what it has traced, is not to be had.
-pub async fn run(session: &Session, dir: &Path, tree: &str) -> Result<u8, Stop> {
-    let cwd = super::cwd()?;
+pub(super) async fn run(session: &Session, dir: &Path, tree: &str) -> Result<u8, Stop> {
+    let cwd = crate::commands::cwd()?;
     let prepared = prepare(Wishes::default(), Some(&dir.join("plan.yaml")), &cwd)?;
     let ctx = &session.context()?;
     let patched = patched(ctx, &prepared).await?;

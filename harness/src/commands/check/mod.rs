@@ -1,9 +1,12 @@
 //! `check`: everything that a change to this project must pass.
 //!
 //! First the sources, then real kernels: the clean one with both root file
-//! systems, and every plan of `ci/plans/negative`, each of which plants one bug
-//! and says what the harness must make of it. A harness that has only seen
+//! systems, every plan of `ci/plans/negative`, each of which plants one bug and
+//! says what the harness must make of it, and every kernel of `ci/traces.yaml`,
+//! which says in what its traces must differ. A harness that has only seen
 //! green is untested.
+
+mod traces;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +18,7 @@ use super::run_kernel_tests::{Permissions, carry_out, prepare};
 use crate::cli::CheckArgs;
 use crate::context::{Context, Session};
 use crate::image::Rootfs;
-use crate::plan::Wishes;
+use crate::plan::{Switch, Wishes};
 use crate::proc::Cmd;
 use crate::progress::{print, say, seconds};
 use crate::rundir;
@@ -48,10 +51,14 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     for words in SOURCES {
         steps.push(cargo(ctx, &checkout, words).await?);
     }
-    for rootfs in [Rootfs::Virtme, Rootfs::Initramfs] {
-        let wishes = Wishes { rootfs: Some(rootfs), ..Wishes::default() };
-        let name = format!("6.12, every test, {}", rootfs.as_str());
-        steps.push(kernel(session, &name, wishes, None, permissions, &checkout).await?);
+    let mut clean = PathBuf::new();
+    for rootfs in [Rootfs::Initramfs, Rootfs::Virtme] {
+        let (rootfs, trace) = (Some(rootfs), Some(Switch::On));
+        let wishes = Wishes { rootfs, trace, ..Wishes::default() };
+        let name = format!("6.12, every test, {}", rootfs.unwrap_or_default().as_str());
+        let (step, dir) = kernel(session, &name, wishes, None, permissions, &checkout).await?;
+        steps.push(step);
+        clean = dir.unwrap_or_default();
     }
     let mut folders = vec!["ci/plans/negative"];
     if args.full {
@@ -60,11 +67,17 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     for folder in folders {
         for plan in plans(&checkout.join(folder))? {
             let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
-            steps.push(
-                kernel(session, &name, Wishes::default(), Some(&plan), permissions, &checkout)
-                    .await?,
-            );
+            let wishes = Wishes::default();
+            let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
+            steps.push(ran.0);
         }
+    }
+    for case in traces::cases(&checkout)? {
+        let name = case.name();
+        say(format_args!("check    {name}"));
+        let start = Instant::now();
+        let wrong = case.run(session, &clean, permissions, &checkout).await?;
+        steps.push(Step { name, took: start.elapsed(), wrong });
     }
 
     let failed = steps.iter().filter(|s| s.wrong.is_some()).count();
@@ -110,18 +123,19 @@ async fn kernel(
     plan: Option<&Path>,
     permissions: Permissions,
     cwd: &Path,
-) -> Result<Step, Stop> {
+) -> Result<(Step, Option<PathBuf>), Stop> {
     say(format_args!("check    {name}"));
     let start = Instant::now();
-    let wrong = match prepare(wishes, plan, cwd) {
-        Err(stop) => Some(stop.to_string()),
+    let (wrong, dir) = match prepare(wishes, plan, cwd) {
+        Err(stop) => (Some(stop.to_string()), None),
         Ok(prepared) => {
             let (results, dir) = carry_out(session, &prepared, permissions, cwd).await?;
             session.interrupt.check()?;
-            (results.exit_code != 0).then(|| crate::report::summary(&results, &dir))
+            let wrong = (results.exit_code != 0).then(|| crate::report::summary(&results, &dir));
+            (wrong, Some(dir))
         }
     };
-    Ok(Step { name: name.to_owned(), took: start.elapsed(), wrong })
+    Ok((Step { name: name.to_owned(), took: start.elapsed(), wrong }, dir))
 }
 
 /// The plans in a folder, by name.
