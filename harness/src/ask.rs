@@ -167,7 +167,15 @@ pub(crate) fn body<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
         if !(before.ends_with("struct") || before.ends_with("enum")) {
             return None;
         }
-        Some(text[at + tag.len()..].trim_start().strip_prefix('{')?.split_once('}')?.0)
+        let rest = text[at + tag.len()..].trim_start().strip_prefix('{')?;
+        let mut depth = 0_u32;
+        let end = rest.find(|c| {
+            depth += u32::from(c == '{');
+            let is_end = c == '}' && depth == 0;
+            depth -= u32::from(c == '}' && depth > 0);
+            is_end
+        })?;
+        Some(&rest[..end])
     })
 }
 
@@ -210,5 +218,8 @@ mod tests {
         assert_eq!(body(text, "a").map(str::trim), Some("int b;"));
         assert_eq!(body(text, "e").map(str::trim), Some("A, B"));
         assert_eq!(body(text, "z"), None);
+        let nested = "struct s { union { int a; struct { int b; }; }; int c; }; struct t {";
+        assert_eq!(body(nested, "s"), Some(" union { int a; struct { int b; }; }; int c; "));
+        assert_eq!(body(nested, "t"), None);
     }
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use hmm_protocol::trace::{ChunkHeader, MAX_CHUNK};
+use hmm_protocol::trace::{CHUNKS, ChunkHeader};
 
 use crate::rundir::raw_trace_of;
 
@@ -86,7 +86,7 @@ impl Chunks {
         while let Some(header) = ChunkHeader::decode(&self.pending[taken..]) {
             let length = ChunkHeader::SIZE + header.length as usize;
             let due = header.tag == self.tag && header.run == self.run;
-            if header.length > MAX_CHUNK || !due || self.written + length as u64 > LIMIT {
+            if !CHUNKS.contains(&header.length) || !due || self.written + length as u64 > LIMIT {
                 self.broken = true;
                 break;
             }
@@ -118,7 +118,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut chunks = Chunks::new(dir.path(), 3, 7);
         chunks.begin(true).expect("writable");
-        let all = [chunk(7, 1, 0, b"one"), chunk(7, 1, 1, b"two")].concat();
+        let all =
+            [chunk(7, 1, 0, b"sixteen bytes: 1"), chunk(7, 1, 1, b"sixteen bytes: 2")].concat();
         for byte in &all {
             chunks.push(&[*byte]).expect("writable");
         }
@@ -126,7 +127,7 @@ mod tests {
         let path = dir.path().join(raw_trace_of(3, 1));
         assert_eq!(fs::read(&path).expect("written"), all);
         chunks.begin(false).expect("writable");
-        chunks.push(&chunk(7, 1, 2, b"late")).expect("writable");
+        chunks.push(&chunk(7, 1, 2, b"sixteen bytes: 3")).expect("writable");
         assert!(chunks.is_broken(), "it is of a test that is over");
         assert_eq!(fs::read(&path).expect("written"), all);
     }
@@ -134,11 +135,11 @@ mod tests {
     #[test]
     fn what_is_no_trace_is_not_kept() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        for wrong in [chunk(8, 1, 0, b"of another start"), vec![0xff; 100]] {
+        for wrong in [chunk(8, 1, 0, b"of another start"), chunk(7, 1, 0, b""), vec![0xff; 100]] {
             let mut chunks = Chunks::new(dir.path(), 0, 7);
             chunks.begin(true).expect("writable");
             chunks.push(&wrong).expect("writable");
-            chunks.push(&chunk(7, 1, 0, b"one")).expect("writable");
+            chunks.push(&chunk(7, 1, 0, b"sixteen bytes: 1")).expect("writable");
             assert_eq!((chunks.arrived(), chunks.is_broken()), (0, true));
         }
     }

@@ -157,15 +157,14 @@ fn questions(notifier: &str, migrate: &str) -> Result<Vec<Question>, String> {
 
 /// The member that says on whose behalf something is done: `src_owner`,
 /// `pgmap_owner`, `migrate_pgmap_owner`, `owner`, as versions and series have
-/// called it. It is a pointer to nothing in particular, and if there are several,
-/// the one that is called so.
+/// called it. It is a pointer that is called so, or else one to nothing in
+/// particular.
 fn owner(body: &str) -> Option<&str> {
-    let pointers: Vec<&str> = body
-        .split(';')
-        .filter_map(|member| member.trim().strip_prefix("void")?.trim().strip_prefix('*'))
-        .map(str::trim)
-        .collect();
-    pointers.iter().find(|name| name.contains("owner")).or(pointers.first()).copied()
+    let members =
+        || body.split([';', '{', '}']).filter_map(|member| member.trim().rsplit_once('*'));
+    let called = members().find(|(_, name)| name.contains("owner"));
+    let anything = || members().find(|(what, _)| what.trim() == "void");
+    called.or_else(anything).map(|(_, name)| name.trim())
 }
 
 /// Whether the function that begins every range sets its owner.
@@ -226,6 +225,8 @@ mod tests {
             Some("migrate_pgmap_owner")
         );
         assert_eq!(owner("unsigned long start; void *whose;"), Some("whose"));
+        assert_eq!(owner("void *data; const struct dev_pagemap *owner;"), Some("owner"));
+        assert_eq!(owner("int a; union { long b; void *owner; };"), Some("owner"));
         assert_eq!(owner("unsigned long start; struct page *page;"), None);
     }
 

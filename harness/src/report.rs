@@ -111,8 +111,12 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         }
         line(format!("{} passed, {} failed, {} skipped", s.passed, s.failed, s.skipped));
     }
-    if let Some(why) = results.machine.settings.get("trace").filter(|state| !is_on(state)) {
-        line(format!("no notifier event was seen: tracing is {why}"));
+    match results.machine.settings.get("trace").map(String::as_str) {
+        None | Some("on") => {}
+        Some(state) if is_on(state) => {
+            line(format!("not all that is judged of notifier events was seen: tracing is {state}"));
+        }
+        Some(state) => line(format!("no notifier event was seen: tracing is {state}")),
     }
     let release = &results.kernel.release;
     let space = if release.is_empty() { "" } else { " " };

@@ -62,6 +62,8 @@ pub struct Capture {
     pub missed: u64,
     /// Times that the probes ran; each should be an event.
     pub hits: u64,
+    /// Events that found room, markers among them: `entries` and `read events`.
+    pub kept: u64,
     /// What went wrong in the agent, or nothing.
     pub trouble: Option<String>,
 }
@@ -197,9 +199,9 @@ pub struct ChunkHeader {
     pub length: u32,
 }
 
-/// The longest chunk: a sub-buffer of the kernel is a page unless somebody asks
-/// for more.
-pub const MAX_CHUNK: u32 = 64 * 1024;
+/// How long a chunk can be: it has a header, and a sub-buffer of the kernel is a
+/// page unless somebody asks for more.
+pub const CHUNKS: std::ops::RangeInclusive<u32> = 16..=64 * 1024;
 
 /// The first 64 bits of a nonce.
 pub fn tag(nonce: &str) -> u64 {

@@ -87,6 +87,8 @@ pub enum GuestMessage {
         taint: u64,
         /// As in `Hello`.
         uptime_us: u64,
+        /// Why nothing can be traced, where that was asked for.
+        untraceable: Option<String>,
     },
     /// The host's part is there too, and tests can run.
     Attached {

@@ -72,6 +72,7 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
                 port.say(GuestMessage::Prepared {
                     taint: health::taint(),
                     uptime_us: guest::uptime_us(),
+                    untraceable: tracing.as_ref().and_then(|ready| ready.unavailable.clone()),
                 });
             }
             HostMessage::Attach(attach) => {

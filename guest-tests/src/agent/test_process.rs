@@ -12,6 +12,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use hmm_protocol::frame::Decoder;
 use hmm_protocol::trace::tag;
 use hmm_protocol::wire::{ALIVE_EVERY_MS, GuestMessage, Job, Outcome, TestMessage};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, killpg};
@@ -158,28 +159,40 @@ impl Process {
 
     /// Follows it until it is gone or `deadline` has passed and it was killed.
     fn watch(&mut self, deadline: Instant, mut on_sign: impl FnMut(Sign)) -> Outcome {
-        self.wait_until(deadline, &mut on_sign);
-        if self.status.is_some() {
-            // A child that the test left behind must not see the next one.
-            let _ = killpg(self.pid, Signal::SIGKILL);
-            self.drain(&mut on_sign);
-            return self.outcome();
-        }
-        let stack = kernel_stack(self.pid);
-        // It exists, since it was not reaped.
+        self.wait_until(deadline, &mut on_sign, |process| process.status.is_some());
+        let in_time = self.status.is_some();
+        let stack = if in_time { String::new() } else { kernel_stack(self.pid) };
+        // A child that the test left behind must not see the next one, nor may what
+        // the kernel does for its end become a part of that one's trace.
         let _ = killpg(self.pid, Signal::SIGKILL);
-        self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_sign);
-        if self.status.is_none() {
+        self.wait_until(Instant::now() + KILL_DEADLINE, &mut on_sign, Process::is_gone);
+        if !self.is_gone() {
             health::show_where_it_hangs();
+            return Outcome::TimedOut { killed: false, stack };
         }
-        Outcome::TimedOut { killed: self.status.is_some(), stack }
+        if in_time { self.outcome() } else { Outcome::TimedOut { killed: true, stack } }
     }
 
-    /// Waits for its end, passing on what it says.
-    fn wait_until(&mut self, deadline: Instant, on_sign: &mut impl FnMut(Sign)) {
+    /// Whether it and all its children were reaped.
+    fn is_gone(&self) -> bool {
+        self.status.is_some() && killpg(self.pid, None) == Err(Errno::ESRCH)
+    }
+
+    /// Waits until something is so, passing on what the process says.
+    fn wait_until(
+        &mut self,
+        deadline: Instant,
+        on_sign: &mut impl FnMut(Sign),
+        is_so: impl Fn(&Process) -> bool,
+    ) {
         let every = Duration::from_millis(ALIVE_EVERY_MS);
         let mut next_sign = Instant::now() + every;
-        while self.status.is_none() {
+        loop {
+            self.drain(on_sign);
+            self.reap();
+            if is_so(self) {
+                return self.drain(on_sign);
+            }
             let now = Instant::now();
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
@@ -201,8 +214,6 @@ impl Process {
             // would spin. An interrupted call is made again.
             let ms = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
             let _ = poll(&mut waiting, PollTimeout::from(ms));
-            self.drain(on_sign);
-            self.reap();
         }
     }
 

@@ -68,6 +68,7 @@ struct Counters {
     lost: u64,
     missed: u64,
     hits: u64,
+    kept: u64,
 }
 
 /// Puts the probes in place. Returns what became of them, and the capture if
@@ -186,7 +187,7 @@ impl Tracer {
         inner.drain();
         inner.switch(b"0");
         inner.drain();
-        let Some(armed) = inner.armed.take() else { return Capture::default() };
+        let armed = inner.armed.take().expect("what ends was begun");
         let mut capture =
             Capture { chunks: armed.chunks, trouble: armed.trouble, ..Capture::default() };
         match armed.before.and_then(|before| Ok((before, Counters::now()?))) {
@@ -194,6 +195,7 @@ impl Tracer {
                 capture.lost = after.lost.saturating_sub(before.lost);
                 capture.missed = after.missed.saturating_sub(before.missed);
                 capture.hits = after.hits.saturating_sub(before.hits);
+                capture.kept = after.kept.saturating_sub(before.kept);
             }
             Err(why) => {
                 capture.trouble.get_or_insert(why);
@@ -278,19 +280,22 @@ impl Counters {
         let mut counters = Counters::default();
         let tracefs = Path::new(TRACEFS);
         for dir in processors(&tracefs.join("instances").join(INSTANCE))?.values() {
-            counters.lost += lost(&read(&dir.join("stats"))?)?;
+            let stats = read(&dir.join("stats"))?;
+            counters.lost += sum(&stats, &["overrun", "commit overrun", "dropped events"])?;
+            counters.kept += sum(&stats, &["entries", "read events"])?;
         }
         let (hits, missed) = profile(&read(&tracefs.join("kprobe_profile"))?)?;
         Ok(Counters { hits, missed, ..counters })
     }
 }
 
-/// How many events found no room (`tracing_stats_read()` in kernel/trace/trace.c).
-fn lost(stats: &str) -> Result<u64, String> {
-    ["overrun", "commit overrun", "dropped events"].into_iter().try_fold(0, |sum, wanted| {
+/// The sum of some of a processor's counters (`tracing_stats_read()` in
+/// kernel/trace/trace.c).
+fn sum(stats: &str, wanted: &[&str]) -> Result<u64, String> {
+    wanted.iter().try_fold(0, |sum, wanted| {
         let value = stats.lines().find_map(|line| {
             let (name, value) = line.split_once(": ")?;
-            (name == wanted).then(|| value.trim().parse::<u64>().ok())?
+            (name == *wanted).then(|| value.trim().parse::<u64>().ok())?
         });
         Ok(sum + value.ok_or_else(|| format!("the trace's stats do not say {wanted:?}"))?)
     })
@@ -317,8 +322,8 @@ mod tests {
     #[test]
     fn what_the_kernel_counts_is_understood_or_an_error() {
         let stats = "entries: 3\noverrun: 2\ncommit overrun: 1\nbytes: 9\ndropped events: 4\n";
-        assert_eq!(lost(stats), Ok(7));
-        assert!(lost("entries: 3\n").is_err());
+        assert_eq!(sum(stats, &["overrun", "dropped events"]), Ok(6));
+        assert!(sum("entries: 3\n", &["entries", "read events"]).is_err());
         assert_eq!(profile("  hmm/start   12   1\n  end 3 0\n"), Ok((15, 1)));
         assert!(profile("start 12\n").is_err());
     }

@@ -22,7 +22,7 @@ use nix::time::{ClockId, clock_gettime};
 /// The descriptor that the agent opens for a test.
 const CHANNEL_FD: RawFd = 3;
 
-/// The exit status when a verdict could not be said because nobody listens.
+/// The exit status when something could not be said because nobody listens.
 const UNHEARD: i32 = 3;
 
 /// The exit status of a forked child whose failure is in its pipe.
@@ -82,8 +82,11 @@ pub(crate) fn step(step: Step) {
 fn mark(marker: &Marker) {
     let Some(mut trace) = TRACE.get() else { return };
     let text = serde_json::to_string(marker).expect("a marker is plain data");
-    // A marker that is missing is missed by whoever reads the trace.
-    let _ = trace.write_all(text.as_bytes());
+    // Without its step, an event would count for the one before.
+    if let Err(error) = trace.write_all(text.as_bytes()) {
+        eprintln!("cannot write {text} into the trace: {error}");
+        exit_now(UNHEARD);
+    }
 }
 
 /// Says how the test ended, and ends the process at once: no destructor runs

@@ -17,7 +17,8 @@ use crate::events::{Event, Record};
 use crate::judge::KnownIssue;
 use crate::plan::Plan;
 use crate::rundir::console_of;
-use crate::trace::Trace;
+use crate::trace::{Calls, Trace};
+use traces::Writing;
 
 /// All that is known of a run.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
     let plan = serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
     let records = records(&dir.join("events.jsonl"))?;
     let consoles = consoles(dir, &records)?;
-    let traces = traces::understand(dir, &records);
+    let traces = traces::understand(dir, &records, Writing::Beside);
     let known_issues = crate::judge::known_issues()?;
     Ok(Evidence { plan, records, consoles, traces, known_issues })
 }
@@ -74,6 +75,22 @@ fn records(path: &Path) -> Result<Vec<Record>> {
         }
     }
     Ok(records)
+}
+
+/// The calls of `migrate_vma_setup()` that the traces of a run have, by where they
+/// returned to.
+///
+/// # Errors
+/// When the evidence cannot be read.
+pub fn callers(dir: &Path) -> Result<BTreeMap<u64, Calls>> {
+    let records = records(&dir.join("events.jsonl"))?;
+    let mut calls: BTreeMap<u64, Calls> = BTreeMap::new();
+    for trace in traces::understand(dir, &records, Writing::Nothing).values() {
+        for (address, more) in &trace.callers {
+            calls.entry(*address).or_default().add(more);
+        }
+    }
+    Ok(calls)
 }
 
 /// When each turn of each test was ordered, in milliseconds since the start of

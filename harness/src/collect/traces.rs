@@ -12,6 +12,7 @@ use hmm_protocol::trace::{Capture, TraceReady, tag};
 use hmm_protocol::wire::GuestMessage;
 
 use crate::events::{Event, Record};
+use crate::judge::TraceInfo;
 use crate::layout::{Known, Layout};
 use crate::rundir::{canonical_of, raw_trace_of, rows_of};
 use crate::trace::{self, About, Formats, Trace};
@@ -23,6 +24,9 @@ struct Turn<'a> {
     id: &'a str,
     turn: u32,
     said: Option<&'a Capture>,
+    /// Whether it was had once more, after its machine was lost: what the last one
+    /// has to say is in the files.
+    again: bool,
 }
 
 /// A start of a VM.
@@ -32,9 +36,20 @@ struct Session {
     runs: u32,
 }
 
-/// Understands every trace of a run, and writes its rows and its canonical form
-/// beside it. What cannot be read makes a trace incomplete.
-pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32), Trace> {
+/// Whether what a trace says in words is written beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writing {
+    Beside,
+    Nothing,
+}
+
+/// Understands every trace of a run, and writes its rows and its canonical form.
+/// What cannot be read makes a trace incomplete.
+pub(super) fn understand(
+    dir: &Path,
+    records: &[Record],
+    writing: Writing,
+) -> BTreeMap<(u32, u32), Trace> {
     let mut layout = None;
     let mut sessions: HashMap<u32, Session> = HashMap::new();
     let mut turns: Vec<Turn> = Vec::new();
@@ -47,7 +62,11 @@ pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32),
             Event::Ordered { vm, id, turn } => {
                 let Some(session) = sessions.get_mut(vm) else { continue };
                 session.runs += 1;
-                turns.push(Turn { vm: *vm, run: session.runs, id, turn: *turn, said: None });
+                for before in turns.iter_mut().filter(|b| b.id == id && b.turn == *turn) {
+                    before.again = true;
+                }
+                let run = session.runs;
+                turns.push(Turn { vm: *vm, run, id, turn: *turn, said: None, again: false });
             }
             Event::Frame { vm, sealed } => match &sealed.message {
                 GuestMessage::Attached { trace, .. } => {
@@ -77,10 +96,11 @@ pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32),
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(turn) = turns.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let trace = one(dir, turn, sessions.get(&turn.vm), layout);
-                    let trace = trace.unwrap_or_else(|error| Trace {
-                        incomplete: Some(error.to_string()),
-                        ..Trace::default()
+                    let trace = one(dir, turn, sessions.get(&turn.vm), layout, writing);
+                    let trace = trace.unwrap_or_else(|error| {
+                        let incomplete = Some(error.to_string());
+                        let info = TraceInfo { incomplete, ..TraceInfo::default() };
+                        Trace { info, ..Trace::default() }
                     });
                     let mut traces = traces.lock().expect("no holder panics");
                     traces.insert((turn.vm, turn.run), trace);
@@ -91,7 +111,13 @@ pub(super) fn understand(dir: &Path, records: &[Record]) -> BTreeMap<(u32, u32),
     traces.into_inner().expect("no holder panics")
 }
 
-fn one(dir: &Path, turn: &Turn, session: Option<&Session>, layout: &Layout) -> io::Result<Trace> {
+fn one(
+    dir: &Path,
+    turn: &Turn,
+    session: Option<&Session>,
+    layout: &Layout,
+    writing: Writing,
+) -> io::Result<Trace> {
     let ready = session.and_then(|session| session.ready.as_ref());
     let (Some(session), Some(ready)) = (session, ready) else {
         return Err(io::Error::other("its guest never said what it can trace"));
@@ -101,8 +127,12 @@ fn one(dir: &Path, turn: &Turn, session: Option<&Session>, layout: &Layout) -> i
     let about = About { tag: session.tag, run: turn.run, formats: &formats, layout };
     let raw = dir.join(raw_trace_of(turn.vm, turn.run));
     let open = || Ok(BufReader::with_capacity(64 << 10, File::open(&raw)?));
-    let mut rows = Words::new(dir.join(rows_of(turn.id, turn.turn)));
-    let mut canonical = Words::new(dir.join(canonical_of(turn.id, turn.turn)));
+    let words = |path| {
+        let written = writing == Writing::Beside && !turn.again;
+        if written { Words::new(dir.join(path)) } else { Words::nowhere() }
+    };
+    let mut rows = words(rows_of(turn.id, turn.turn));
+    let mut canonical = words(canonical_of(turn.id, turn.turn));
     let trace = trace::understand(open, about, turn.said, &mut rows, &mut canonical);
     let mut trace = trace
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", raw.display())))?;
@@ -124,8 +154,12 @@ struct Words {
 }
 
 impl Words {
+    fn nowhere() -> Self {
+        Words { path: PathBuf::new(), file: None, failed: None }
+    }
+
     fn new(path: PathBuf) -> Self {
-        let mut words = Words { path, file: None, failed: None };
+        let mut words = Words { path, ..Words::nowhere() };
         match File::create(&words.path) {
             Ok(file) => words.file = Some(BufWriter::with_capacity(64 << 10, file)),
             Err(error) => words.fail(&error),

@@ -192,8 +192,12 @@ impl History {
             GuestMessage::Attached { settings, trace, .. } => {
                 self.machine.settings.clone_from(settings);
                 if let Some(ready) = trace {
-                    self.untraced = trace::unavailable(ready);
-                    session.traced = self.untraced.is_none();
+                    let unavailable = trace::unavailable(ready);
+                    session.traced = unavailable.is_none();
+                    // One guest that cannot is told, whatever another can.
+                    if let Some(why) = unavailable {
+                        self.untraced.get_or_insert(why);
+                    }
                     let refused = ready.refused.keys().cloned().collect::<Vec<_>>().join(", ");
                     let without = match refused.as_str() {
                         "" => String::new(),

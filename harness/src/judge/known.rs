@@ -50,7 +50,9 @@ impl KnownIssue {
     pub(super) fn covers(&self, result: &TestResult, said: Option<&str>, release: &str) -> bool {
         let tested = version(release);
         let is_assertion = said == Some(self.matches.as_str());
-        let only_said = result.kernel_events.is_empty() && result.checks.taint != Check::Bad;
+        let only_said = result.kernel_events.is_empty()
+            && result.checks.taint != Check::Bad
+            && result.checks.trace != Check::Bad;
         let only_complaint = !result.kernel_events.is_empty()
             && result.kernel_events.iter().all(|event| event.title == self.matches)
             && said.is_none();
@@ -119,6 +121,9 @@ mod tests {
             trace: Vec::new(),
         });
         assert!(!issue.covers(&with_a_report, said, "6.12.117"), "the report is news");
+        let mut traced = failed.clone();
+        traced.checks.trace = Check::Bad;
+        assert!(!issue.covers(&traced, said, "6.12.117"), "what the trace shows is news");
         let other = result("hmm.migrate.coherent", Verdict::Failed);
         assert!(!issue.covers(&other, said, "6.12.117"));
     }

@@ -179,7 +179,7 @@ fn judge_turn(
     let wrong_trace = match trace {
         _ if !attempt.traced => None,
         None => Some("nothing of its trace is there".to_owned()),
-        Some(Trace { incomplete: Some(why), .. }) => {
+        Some(Trace { info: TraceInfo { incomplete: Some(why), .. }, .. }) => {
             Some(format!("its trace is incomplete: {why}"))
         }
         Some(Trace { info, .. }) => trace::in_a_line(&info.violations),

@@ -275,6 +275,9 @@ pub struct TraceInfo {
     pub lost: u64,
     /// Whether the trace is known to be whole.
     pub complete: bool,
+    /// Why it is not, where there is something of it.
+    #[serde(default)]
+    pub incomplete: Option<String>,
     /// SHA-256 of its canonical form, where there is one.
     pub canonical_sha256: Option<String>,
     /// The rules that it breaks.

@@ -71,6 +71,7 @@ struct Prepared<'a> {
     boot_id: String,
     uptime_us: u64,
     taint: u64,
+    untraceable: Option<String>,
 }
 
 impl<'a> Starts<'a> {
@@ -172,7 +173,13 @@ impl<'a> Starts<'a> {
     /// Boots a guest and saves it. That it cannot be saved is told and costs
     /// time; that the kernel does not come up is the end.
     async fn make_snapshot(&self, key: &str) -> Result<Saved, Stop> {
-        let Prepared { mut vm, release, boot_id, uptime_us, taint } = self.prepared().await?;
+        let Prepared { mut vm, release, boot_id, uptime_us, taint, untraceable } =
+            self.prepared().await?;
+        if let Some(why) = untraceable {
+            // Every later run would be without traces, whatever the reason was.
+            let end = VmEnd::Replaced { reason: "nothing can be traced in it".into() };
+            return Ok(self.not_saved(vm, end, format!("nothing can be traced: {why}")).await);
+        }
         let draft = snapshot::draft(&self.ctx.store).and_then(|draft| {
             let state = std::fs::File::create_new(draft.path().join(STATE))?;
             Ok((draft, state))
@@ -296,8 +303,15 @@ impl<'a> Starts<'a> {
                     vm.tell(&HostMessage::Prepare(self.recipe.prepare.clone())).await;
                     let prepare = Deadline::new("prepare", PREPARE.mul_f64(scale));
                     match answer(&mut vm, &prepare).await {
-                        Ok(GuestMessage::Prepared { taint, uptime_us }) => {
-                            return Ok(Prepared { vm, release, boot_id, uptime_us, taint });
+                        Ok(GuestMessage::Prepared { taint, uptime_us, untraceable }) => {
+                            return Ok(Prepared {
+                                vm,
+                                release,
+                                boot_id,
+                                uptime_us,
+                                taint,
+                                untraceable,
+                            });
                         }
                         Ok(other) => refused_or_unexpected(&other),
                         Err(end) => end,
@@ -322,12 +336,16 @@ impl<'a> Starts<'a> {
         let attach = Deadline::new("attach", PREPARE.mul_f64(self.options.time_scale));
         match answer(vm, &attach).await {
             Ok(GuestMessage::Attached { tests: known, trace, .. }) => {
-                match trace.as_ref().map(trace::unavailable) {
-                    Some(None) => vm.can_trace(),
-                    Some(Some(why)) if self.options.trace == Some(Switch::On) => {
+                let unavailable = trace.as_ref().map_or_else(
+                    || Some("the guest says nothing of it".to_owned()),
+                    trace::unavailable,
+                );
+                match unavailable {
+                    None => vm.can_trace(),
+                    Some(why) if self.options.trace == Some(Switch::On) => {
                         self.untraceable.replace(Some(why));
                     }
-                    _ => {}
+                    Some(_) => {}
                 }
                 let missing = self.tests.iter().find(|t| !known.iter().any(|k| k == t.name));
                 missing.map(|test| VmEnd::Agent { what: format!("it has no test {test}") })

@@ -28,8 +28,8 @@ const MOST_BYTES: usize = 32 << 20;
 /// How many threads there can be, how many invalidations and callbacks of a thread
 /// at a time, and how many callbacks of an invalidation. An honest test has some
 /// dozens.
-const MOST_THREADS: usize = 1 << 12;
-const DEEPEST: usize = 64;
+const MOST_THREADS: usize = 1 << 8;
+const DEEPEST: usize = 16;
 const MOST_CALLBACKS: usize = 1 << 9;
 
 /// Writes the canonical form of rows, one after the other.

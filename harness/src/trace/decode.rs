@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
-use hmm_protocol::trace::{ChunkHeader, MAX_CHUNK, Marker};
+use hmm_protocol::trace::{CHUNKS, ChunkHeader, Marker};
 
 use super::format::{Field, Format, Formats};
 use super::names::Names;
@@ -48,7 +48,9 @@ pub struct About<'a> {
 pub struct Decoded {
     /// How many chunks there were.
     pub chunks: u64,
-    /// How many records were of probes: each time that one ran should be one.
+    /// How many records there were.
+    pub records: u64,
+    /// How many of them were of probes: each time that one ran should be one.
     pub hits: u64,
     /// Whether the kernel says that records are missing somewhere.
     pub missed: bool,
@@ -114,6 +116,7 @@ pub fn decode<R: Read + Seek>(
         let stream = &mut streams[n];
         let at = stream.take();
         let record = &stream.page[at];
+        decoded.records += 1;
         if let Some(row) = rows.understand(stream.cpu, record, &mut decoded) {
             sink(row);
         }
@@ -145,8 +148,8 @@ fn survey<R: Read + Seek>(
             Some(format!("chunk {due} is of another test"))
         } else if header.seq != due {
             Some(format!("chunk {} came where chunk {due} was due", header.seq))
-        } else if header.length > MAX_CHUNK {
-            Some(format!("chunk {due} is longer than a chunk can be"))
+        } else if !CHUNKS.contains(&header.length) {
+            Some(format!("chunk {due} is of {} bytes", header.length))
         } else if at > length {
             Some("the last chunk is torn".to_owned())
         } else {
@@ -520,9 +523,14 @@ fn marker(format: &Format, record: &[u8]) -> Option<Marker> {
     let marker: Marker = serde_json::from_slice(text).ok()?;
     let sound = match &marker {
         Marker::Process { role, .. } => role.len() <= LONGEST_NAME,
-        Marker::Step(step) => step.pages.as_ref().is_none_or(|pages| {
-            pages.buffer.len() <= LONGEST_NAME && pages.first.checked_add(pages.pages).is_some()
-        }),
+        Marker::Step(step) => {
+            step.pages.as_ref().is_none_or(|pages| {
+                pages.buffer.len() <= LONGEST_NAME && pages.first.checked_add(pages.pages).is_some()
+            }) && [Some(&step.op), step.device.as_ref(), Some(&step.note)]
+                .into_iter()
+                .flatten()
+                .all(|word| word.len() <= LONGEST_NAME)
+        }
     };
     sound.then_some(marker)
 }

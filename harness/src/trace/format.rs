@@ -124,6 +124,11 @@ impl Formats {
         self.0.values()
     }
 
+    /// Whether records of this name come with this field.
+    pub(super) fn can_say(&self, name: &str, field: &str) -> bool {
+        self.all().any(|format| format.name == name && format.field(field).is_some())
+    }
+
     /// Whether records of this name can come.
     pub(super) fn has(&self, name: &str) -> bool {
         self.all().any(|format| format.name == name)

@@ -11,6 +11,11 @@ use super::row::{Probe, Row};
 /// How many events may wait for an earlier one to end, to be told after it.
 const MOST_WAITING: usize = 1 << 10;
 
+/// How many threads are told of, and how deep they are in invalidations and
+/// callbacks. An honest test has some dozens.
+const MOST_THREADS: usize = 1 << 8;
+const DEEPEST: usize = 16;
+
 /// What happened in a step, as far as it goes.
 #[derive(Default)]
 pub(super) struct Groups {
@@ -58,6 +63,10 @@ impl Groups {
     /// Takes a row that is no step.
     pub(super) fn push(&mut self, row: &Row, buffers: &Buffers) {
         let touches = row.addresses().is_some_and(|range| buffers.touch(range));
+        if self.is_too_much(row) {
+            self.leave_out(None);
+            return;
+        }
         match row.probe {
             Probe::Step => {}
             Probe::InvalidateStart => {
@@ -154,6 +163,21 @@ impl Groups {
                 let node = self.node(row, &format!("release {mm}"), buffers);
                 self.add(row, node);
             }
+        }
+    }
+
+    /// Whether there is no room for what the row begins.
+    fn is_too_much(&self, row: &Row) -> bool {
+        let full = |threads: usize, inside: Option<usize>| match inside {
+            Some(depth) => depth >= DEEPEST,
+            None => threads >= MOST_THREADS,
+        };
+        match row.probe {
+            Probe::InvalidateStart => {
+                full(self.threads.len(), self.threads.get(&row.tid).map(Vec::len))
+            }
+            Probe::Callback => full(self.calls.len(), self.calls.get(&row.tid).map(Vec::len)),
+            _ => false,
         }
     }
 

@@ -52,8 +52,6 @@ pub fn unavailable(ready: &TraceReady) -> Option<String> {
 pub struct Trace {
     /// For the results.
     pub info: TraceInfo,
-    /// Why it is not known to be whole; nothing if it is.
-    pub incomplete: Option<String>,
     /// What could not be written of it beside it.
     pub unwritten: Option<String>,
     /// The calls of `migrate_vma_setup()`, by where they returned to.
@@ -94,23 +92,27 @@ pub fn understand<R: Read + Seek>(
     let overflow = rules.overflow().or_else(|| canonical.overflow());
     let violations = rules.finish();
     let hashing = canonical.finish()?;
-    let incomplete = incomplete(said, &decoded, mirrored && calibrated == 0).or(overflow);
+    let incomplete = incomplete(said, &decoded, mirrored.then_some(calibrated)).or(overflow);
     Ok(Trace {
         info: TraceInfo {
             captured,
             lost: said.map_or(0, |said| said.lost.saturating_add(said.missed)),
             complete: incomplete.is_none(),
+            incomplete,
             canonical_sha256: Some(hex(&hashing.hash.finalize())),
             violations,
         },
-        incomplete,
         unwritten: None,
         callers: decoded.callers,
     })
 }
 
 /// Why a trace is not known to be whole, if it is not.
-fn incomplete(said: Option<&Capture>, decoded: &Decoded, uncalibrated: bool) -> Option<String> {
+fn incomplete(
+    said: Option<&Capture>,
+    decoded: &Decoded,
+    calibrated: Option<usize>,
+) -> Option<String> {
     let Some(said) = said else { return Some("it ends where the guest's last word did".into()) };
     let reasons = [
         said.trouble.clone(),
@@ -120,11 +122,13 @@ fn incomplete(said: Option<&Capture>, decoded: &Decoded, uncalibrated: bool) -> 
         decoded.missed.then(|| "the kernel says that events are missing".to_owned()),
         (said.chunks != decoded.chunks)
             .then(|| format!("{} of {} chunks arrived", decoded.chunks, said.chunks)),
+        (said.kept != decoded.records)
+            .then(|| format!("{} events of {} that were captured", decoded.records, said.kept)),
         (said.hits != decoded.hits)
             .then(|| format!("{} events of {} that the probes saw", decoded.hits, said.hits)),
-        uncalibrated.then(|| {
+        calibrated.filter(|seen| *seen < CALIBRATIONS.len()).map(|seen| {
             let known = CALIBRATIONS.map(|(op, _)| op).join(", ");
-            format!("none of the known operations ({known}) is in it")
+            format!("{seen} of the known operations ({known}) are in it")
         }),
     ];
     reasons.into_iter().flatten().next()

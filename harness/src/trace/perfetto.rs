@@ -22,6 +22,11 @@ use crate::progress::clean;
 /// higher number, so those of processes are from here on.
 const HIGHEST_TID: u64 = 4 << 20;
 
+/// How many threads there are, and how deep one is in invalidations and callbacks.
+/// An honest test has some dozens.
+const MOST_THREADS: usize = 1 << 8;
+const DEEPEST: usize = 32;
+
 /// Where nothing is known of the time, rows are this far apart, in nanoseconds.
 const APART: u64 = 1_000;
 
@@ -157,7 +162,15 @@ impl<W: Write> Test<'_, W> {
     fn push(&mut self, row: &Row) -> io::Result<()> {
         // A file that was put together otherwise than we do is shown all the same.
         self.now = self.now.max(self.from.saturating_add(self.times.at(row.seq)));
-        if self.roles.insert((row.tid, row.role.clone())) && row.role != "other" {
+        let known = self.threads.get(&row.tid).map(Vec::len);
+        let full = known.map_or(self.threads.len() >= MOST_THREADS, |depth| depth >= DEEPEST);
+        if full && matches!(row.probe, Probe::InvalidateStart | Probe::Callback) {
+            return Ok(());
+        }
+        if self.roles.len() < MOST_THREADS
+            && self.roles.insert((row.tid, row.role.clone()))
+            && row.role != "other"
+        {
             let name = format!("{} {}", clean(&row.role), row.tid);
             self.meta("thread_name", u64::from(row.tid), &name)?;
         }

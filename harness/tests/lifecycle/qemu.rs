@@ -122,6 +122,12 @@ pub(crate) fn hello(boot_id: &str, uptime_ms: u64) -> GuestMessage {
     }
 }
 
+/// A guest is in order, though it may not be able to trace.
+pub(crate) fn prepared(untraceable: Option<&str>) -> GuestMessage {
+    let untraceable = untraceable.map(str::to_owned);
+    GuestMessage::Prepared { taint: 0, uptime_us: 900_000, untraceable }
+}
+
 /// What an honest guest that was booted as `boot` does.
 fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
     match message {
@@ -133,10 +139,7 @@ fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
             };
             (At::Start, vec![print(words), Act::Say(hello(boot, age))])
         }
-        HostMessage::Prepare(_) => {
-            let prepared = GuestMessage::Prepared { taint: 0, uptime_us: 900_000 };
-            (At::Prepare, vec![Act::Say(prepared)])
-        }
+        HostMessage::Prepare(_) => (At::Prepare, vec![Act::Say(prepared(None))]),
         HostMessage::Attach(_) => {
             let attached = GuestMessage::Attached {
                 settings: Default::default(),

@@ -18,7 +18,7 @@ use hmm_harness::interrupt::Interrupt;
 use hmm_harness::judge::{self, Results, TestResult, Verdict};
 use hmm_harness::layout::{Known, Layout};
 use hmm_harness::machine::{Accelerator, Qemu};
-use hmm_harness::plan::{self, Plan, Wishes};
+use hmm_harness::plan::{self, Plan, Switch, Wishes};
 use hmm_harness::run::{self, Isolate, Options};
 use hmm_harness::series::PatchedTree;
 use hmm_harness::store::Store;
@@ -54,6 +54,7 @@ pub(crate) struct Story {
     store: Option<PathBuf>,
     stopped_in: Option<&'static str>,
     traced: bool,
+    demanded: bool,
 }
 
 impl Story {
@@ -102,6 +103,12 @@ impl Story {
             self = self.always(At::Run(id.into()), traces::traced(id, Capture::default(), []));
         }
         self.always(At::Attach, [Act::Say(traces::attached())])
+    }
+
+    /// Without traces there is to be no judgement.
+    pub(crate) fn traces_demanded(mut self) -> Self {
+        self.demanded = true;
+        self
     }
 
     /// All deadlines are shorter by this factor. Only for stories that wait for
@@ -210,7 +217,7 @@ impl Story {
             repeat: plan.repeat,
             retry: self.retry.unwrap_or(0),
             snapshot: self.snapshot,
-            trace: None,
+            trace: self.demanded.then_some(Switch::On),
             agent_dies: None,
         };
 

@@ -7,7 +7,7 @@ use hmm_harness::judge::Verdict::{Crashed, Failed, Passed};
 use hmm_protocol::trace::{Capture, Marker, Step, TraceReady};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome};
 
-use super::qemu::{Act, At, ChunkOf, begins, ends};
+use super::qemu::{Act, At, ChunkOf, begins, ends, prepared};
 use super::story::{A, B, C, Story, TESTS};
 
 /// Markers, as tracefs describes them (events/ftrace/print/format).
@@ -67,7 +67,7 @@ fn chunk(run: u32, seq: u64) -> Act {
 }
 
 fn of(chunks: u64) -> Capture {
-    Capture { chunks, ..Capture::default() }
+    Capture { chunks, kept: chunks, ..Capture::default() }
 }
 
 #[tokio::test]
@@ -154,6 +154,12 @@ async fn events_that_the_probes_saw_and_nobody_else_make_a_trace_incomplete() {
 }
 
 #[tokio::test]
+async fn events_that_were_captured_and_did_not_come_make_a_trace_incomplete() {
+    let capture = Capture { kept: 2, ..of(1) };
+    is_incomplete(capture, vec![chunk(1, 0)], "1 events of 2 that were captured").await;
+}
+
+#[tokio::test]
 async fn an_agent_that_cannot_read_its_counters_makes_a_trace_incomplete() {
     let capture = Capture { trouble: Some("stats: no such file".into()), ..of(1) };
     is_incomplete(capture, vec![chunk(1, 0)], "stats: no such file").await;
@@ -181,4 +187,28 @@ async fn a_guest_that_cannot_trace_is_judged_without() {
         assert_eq!(told.test(id).checks.trace, Check::None);
     }
     assert_eq!(told.results.machine.settings["trace"], "unavailable: no tracefs");
+}
+
+#[tokio::test]
+async fn a_test_that_is_had_again_leaves_its_last_trace() {
+    let died = begins(B).into_iter().chain([chunk(2, 0), Act::Exit(1)]);
+    let story = Story::new().first(At::Run(B.into()), died);
+    let told = story.turn(1, At::Run(B.into()), traced(B, of(0), [])).traced().told().await;
+    let told = told.exits(0).verdicts([Passed; 3]).machines(2).attempts(B, 2);
+    assert_eq!(told.file(&format!("trace/{B}.jsonl")).as_deref(), Some(""));
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_trace_is_not_saved() {
+    let cannot = [Act::Say(prepared(Some("no port")))];
+    let told = Story::new().with_snapshots().always(At::Prepare, cannot).traced().told().await;
+    let why = "no guest is saved, so each VM boots: nothing can be traced: no port";
+    let told = told.exits(0).verdicts([Passed; 3]).notes(&[why]);
+    assert_eq!(told.restored(), [false, false]);
+}
+
+#[tokio::test]
+async fn traces_that_are_demanded_are_no_judgement_where_there_are_none() {
+    let told = Story::new().traces_demanded().told().await;
+    told.exits(125).says("--trace on, and nothing can be traced: the guest says nothing of it");
 }

@@ -31,13 +31,14 @@ impl<'a> Endless<'a> {
 
     fn chunk(scribe: &Scribe, n: u64) -> Vec<u8> {
         let invalidations = (n * EACH..(n + 1) * EACH)
-            .flat_map(|i| scribe.invalidation(BUFFER + i % 512 * 0x1000, 5 + 2 * i));
+            .flat_map(|i| scribe.invalidation("CLEAR", BUFFER + i % 512 * 0x1000, 9 + 2 * i));
         chunk(n, u32::try_from(n % 2).unwrap(), n * 1000, &invalidations.collect::<Vec<_>>())
     }
 
     fn said(&self) -> Capture {
-        let hits = 6 + (self.chunks - 1) * EACH * 4;
-        Capture { chunks: self.chunks, hits, ..Capture::default() }
+        let events = (self.chunks - 1) * EACH * 4;
+        let (hits, kept) = (14 + events, self.scribe.beginning().len() as u64 + events);
+        Capture { chunks: self.chunks, hits, kept, ..Capture::default() }
     }
 
     fn whole(&self) -> u64 {
@@ -87,7 +88,7 @@ fn understand_many(events: u64) {
     let said = Endless::new(&scribe, chunks).said();
     let open = || Ok(io::BufReader::with_capacity(64 << 10, Endless::new(&scribe, chunks)));
     let trace = understand(open, about, Some(&said), io::sink(), io::sink()).unwrap();
-    assert_eq!(trace.incomplete, None);
+    assert_eq!(trace.info.incomplete, None);
     assert_eq!(trace.info.violations, []);
     assert_eq!(trace.info.captured, said.hits);
 }
@@ -107,11 +108,12 @@ fn hostile(records: impl FnOnce(&Scribe) -> Vec<Vec<u8>>) -> String {
         bytes.extend(chunk(n as u64, 0, 1000 * n as u64, records));
     }
     let hits = records.iter().filter(|record| record[..2] != [5, 0]).count() as u64;
-    let said = Capture { chunks: records.len().div_ceil(30) as u64, hits, ..Capture::default() };
+    let (chunks, kept) = (records.len().div_ceil(30) as u64, records.len() as u64);
+    let said = Capture { chunks, hits, kept, ..Capture::default() };
     let about = About { tag: 7, run: 1, formats: &formats, layout: &scribe.known.layout };
     let open = || Ok(Cursor::new(&bytes));
     let trace = understand(open, about, Some(&said), io::sink(), io::sink()).unwrap();
-    trace.incomplete.unwrap_or_default()
+    trace.info.incomplete.unwrap_or_default()
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn a_guest_can_not_grow_without_end() {
     assert_eq!(told, "more address spaces than a test can have");
     // Callbacks that never return, and many that do.
     let callback =
-        |scribe: &Scribe| scribe.event("callback", 1, "RELEASE", BUFFER, &[("sub", 8), ("seq", 5)]);
+        |scribe: &Scribe| scribe.event("callback", 1, "RELEASE", BUFFER, &[("sub", 8), ("seq", 9)]);
     let told = hostile(|scribe| many(&|_| callback(scribe)));
     assert_eq!(told, "more events at a time than can be put in order");
     let told = hostile(|scribe| {

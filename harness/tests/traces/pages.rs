@@ -12,7 +12,7 @@ fn what_a_kernel_wrote_is_read_as_it_was() {
     for (name, _) in files("raw") {
         let raw = Raw::read(&name);
         let (trace, rows) = raw.understand(&raw.bytes);
-        assert_eq!(trace.incomplete, None, "{name}");
+        assert_eq!(trace.info.incomplete, None, "{name}");
         assert_eq!(trace.info.violations, [], "{name}");
         let lines = rows.iter().map(|row| serde_json::to_string(row).unwrap() + "\n");
         expect(&dir().join(format!("{name}.rows")), &lines.collect::<String>());
@@ -30,7 +30,7 @@ fn damaged(damage: impl FnOnce(&mut Raw)) -> String {
     // The first chunk is never touched.
     assert!(same > 10, "{same} rows");
     assert!(!trace.info.complete);
-    trace.incomplete.unwrap()
+    trace.info.incomplete.unwrap()
 }
 
 /// Where the page of a chunk says how long its events are.
@@ -81,7 +81,7 @@ fn damage_is_told_as_what_it_is() {
     let other = damaged(|raw| header(raw, 1, |header| header.run += 1));
     assert_eq!(other, "chunk 1 is of another test");
     let long = damaged(|raw| header(raw, 1, |header| header.length = 1 << 20));
-    assert_eq!(long, "chunk 1 is longer than a chunk can be");
+    assert_eq!(long, "chunk 1 is of 1048576 bytes");
     let shifted = damaged(|raw| header(raw, 1, |header| header.length -= 4));
     assert_eq!(shifted, "chunk 2 is of another start of the VM");
     let longer = damaged(|raw| {
@@ -150,7 +150,7 @@ fn padding_hides_no_marker() {
         let at = page(&raw, chunk).start + 16;
         assert_eq!(raw.bytes[at], 0x20, "a header of a long record, a tick after another");
         raw.bytes[at] = 0x3d;
-        raw.understand(&raw.bytes).0.incomplete.unwrap()
+        raw.understand(&raw.bytes).0.info.incomplete.unwrap()
     };
     assert_eq!(hide(3), "an event was given up");
 }
@@ -163,7 +163,7 @@ fn what_the_kernel_counted_is_held_against_what_came() {
         change(&mut said);
         let (trace, rows) = raw.understand_as(&raw.bytes, Some(&said));
         assert_eq!(rows.len(), raw.understand(&raw.bytes).1.len());
-        (trace.incomplete.unwrap(), trace.info.lost)
+        (trace.info.incomplete.unwrap(), trace.info.lost)
     };
     assert_eq!(why(&|said| said.lost = 3), ("3 events found no room".into(), 3));
     assert_eq!(why(&|said| said.missed = 2), ("probes could not run 2 times".into(), 2));
@@ -174,11 +174,14 @@ fn what_the_kernel_counted_is_held_against_what_came() {
     assert_eq!(why(&|said| said.hits += 1).0, saw);
     let saw = format!("{hits} events of {} that the probes saw", hits - 1);
     assert_eq!(why(&|said| said.hits -= 1).0, saw);
+    let kept = raw.said.kept;
+    let captured = format!("{kept} events of {} that were captured", kept + 1);
+    assert_eq!(why(&|said| said.kept += 1).0, captured);
     assert_eq!(why(&|said| said.chunks += 1).0, "6 of 7 chunks arrived");
     let trouble = why(&|said| said.trouble = Some("the trace port: broken pipe".into()));
     assert_eq!(trouble.0, "the trace port: broken pipe");
     let (trace, _) = raw.understand_as(&raw.bytes, None);
-    assert_eq!(trace.incomplete.unwrap(), "it ends where the guest's last word did");
+    assert_eq!(trace.info.incomplete.unwrap(), "it ends where the guest's last word did");
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn what_another_kernel_would_write_is_told() {
     raw.formats = raw.known.formats_without("callback_return");
     let (trace, _) = raw.understand(&raw.bytes);
     let told = "a record of a kind that the kernel did not describe";
-    assert_eq!(trace.incomplete.as_deref(), Some(told));
+    assert_eq!(trace.info.incomplete.as_deref(), Some(told));
 
     let longer = raw.known.formats["invalidate_end"].replace(
         "\tfield:u64 owner;\toffset:",
@@ -196,14 +199,14 @@ fn what_another_kernel_would_write_is_told() {
     raw.known.formats.insert("invalidate_end".into(), longer);
     raw.formats = raw.known.formats();
     let (trace, _) = raw.understand(&raw.bytes);
-    assert_eq!(trace.incomplete.as_deref(), Some("a record of invalidate_end of 64 bytes"));
+    assert_eq!(trace.info.incomplete.as_deref(), Some("a record of invalidate_end of 64 bytes"));
 
     let without = raw.known.formats["invalidate_start"].replace("field:u64 mm;", "field:u64 of;");
     raw.known.formats.insert("invalidate_start".into(), without);
     raw.formats = raw.known.formats();
     let (trace, _) = raw.understand(&raw.bytes);
     let told = "a record of invalidate_start that lacks a field";
-    assert_eq!(trace.incomplete.as_deref(), Some(told));
+    assert_eq!(trace.info.incomplete.as_deref(), Some(told));
 }
 
 /// A header that is destroyed so that there is another number of records must not

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hmm_protocol::trace::{CALIBRATION, ChunkHeader, Marker, Span, Step};
+use hmm_protocol::trace::{CALIBRATION, CALIBRATIONS, ChunkHeader, Marker, Span, Step};
 
 use crate::captures::Captures;
 
@@ -80,16 +80,17 @@ impl Scribe {
         self.record("insert", tid, &of)
     }
 
-    /// The start of the guest's kernel's buffer: a mirror, and an operation that is
-    /// known.
+    /// What every test begins with: a mirror, and the operations that are known.
     pub(crate) fn beginning(&self) -> Vec<Vec<u8>> {
         let mut records = vec![
             self.marker(1, r#"{"mark":"process","tgid":1,"role":"test"}"#),
             self.mirror(1, 8, 0),
             self.record("insert_return", 1, &[]),
-            self.step(Step::new("calibrate-discard")),
         ];
-        records.extend(self.invalidation(CALIBRATION, 3));
+        for (n, (op, event)) in (0..).zip(CALIBRATIONS) {
+            records.push(self.step(Step::new(op)));
+            records.extend(self.invalidation(event, CALIBRATION, 3 + 2 * n));
+        }
         let pages = Span { buffer: "buffer".into(), first: 0, pages: 512 };
         records.push(self.step(Step::new("map").of(pages).at(BUFFER)));
         records
@@ -99,12 +100,12 @@ impl Scribe {
         self.record("collect", 1, &[("start", page), ("end", page + 0x1000)])
     }
 
-    pub(crate) fn invalidation(&self, page: u64, seq: u64) -> [Vec<u8>; 4] {
+    pub(crate) fn invalidation(&self, event: &str, page: u64, seq: u64) -> [Vec<u8>; 4] {
         [
-            self.event("invalidate_start", 1, "CLEAR", page, &[]),
-            self.event("callback", 1, "CLEAR", page, &[("sub", 8), ("seq", seq)]),
+            self.event("invalidate_start", 1, event, page, &[]),
+            self.event("callback", 1, event, page, &[("sub", 8), ("seq", seq)]),
             self.record("callback_return", 1, &[("ret", 1)]),
-            self.event("invalidate_end", 1, "CLEAR", page, &[]),
+            self.event("invalidate_end", 1, event, page, &[]),
         ]
     }
 }

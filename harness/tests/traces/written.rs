@@ -6,6 +6,7 @@ use std::io::{self, Cursor};
 use hmm_harness::judge::Violation;
 use hmm_harness::trace::{About, Row, understand};
 
+use crate::captures::Captures;
 use crate::rows;
 use crate::scribe::{BUFFER, Scribe, chunk};
 
@@ -15,9 +16,19 @@ fn understood(
     refused: &str,
     records: impl FnOnce(&Scribe) -> Vec<Vec<u8>>,
 ) -> (Vec<Row>, Vec<Violation>) {
-    let scribe = Scribe::new();
-    let formats = scribe.known.formats_without(refused);
-    let bytes = chunk(0, 0, 0, &[scribe.beginning(), records(&scribe)].concat());
+    understood_as(|known| drop(known.formats.remove(refused)), records)
+}
+
+/// The same, in a guest whose kernel describes its records otherwise.
+fn understood_as(
+    change: impl FnOnce(&mut Captures),
+    records: impl FnOnce(&Scribe) -> Vec<Vec<u8>>,
+) -> (Vec<Row>, Vec<Violation>) {
+    let mut scribe = Scribe::new();
+    let records = [scribe.beginning(), records(&scribe)].concat();
+    change(&mut scribe.known);
+    let formats = scribe.known.formats();
+    let bytes = chunk(0, 0, 0, &records);
     let about = About { tag: 7, run: 1, formats: &formats, layout: &scribe.known.layout };
     let mut out = Vec::new();
     let open = || Ok(Cursor::new(&bytes));
@@ -84,7 +95,7 @@ fn nobody_must_be_seen_called_whose_probe_is_refused() {
         let of = [("sub", 9), ("start", BUFFER), ("length", 0x1000), ("snapshot_device", device)];
         let begun =
             [scribe.record("insert", 1, &of), scribe.record("insert_return", 1, &[])].to_vec();
-        [begun, scribe.invalidation(BUFFER, 5).to_vec()].concat()
+        [begun, scribe.invalidation("CLEAR", BUFFER, 9).to_vec()].concat()
     };
     let (rows, violations) = understood("", snapshot);
     assert!(rows.iter().any(|row| row.sub.as_deref() == Some("dmirror0.snapshot")));
@@ -100,4 +111,32 @@ fn a_subscription_to_the_end_of_all_addresses_has_an_end() {
         vec![scribe.record("insert", 1, &[("sub", 9), ("start", last), ("length", 0x1000)])]
     });
     assert_eq!(rows.last().unwrap().addresses(), Some((u64::MAX - 0xfff, u64::MAX)));
+}
+
+#[test]
+fn an_owner_is_asked_for_where_there_can_be_one() {
+    let migrate = |scribe: &Scribe, owner: u64| {
+        let device = scribe.known.layout.devices_at;
+        let args = [("start", BUFFER), ("end", BUFFER + 0x1000), ("owner", device)];
+        let [mut start, call, back, mut end] = scribe.invalidation("MIGRATE", BUFFER, 9);
+        for (record, kind) in [(&mut start, "invalidate_start"), (&mut end, "invalidate_end")] {
+            *record = scribe.event(kind, 1, "MIGRATE", BUFFER, &[("owner", owner)]);
+        }
+        vec![scribe.record("migrate_setup", 1, &args), start, call, back, end]
+    };
+    let nameless = |known: &mut Captures, kinds: &[&str]| {
+        for kind in kinds {
+            let text = known.formats[*kind].replace("u64 owner;", "u64 other;");
+            known.formats.insert((*kind).to_owned(), text);
+        }
+    };
+    let (_, violations) = understood("", |scribe| migrate(scribe, 0));
+    assert_eq!(rules_of(&violations), ["owner"]);
+    let without = ["invalidate_start", "callback", "invalidate_end"];
+    let (_, violations) =
+        understood_as(|known| nameless(known, &without), |scribe| migrate(scribe, 0));
+    assert_eq!(violations, []);
+    let own = |scribe: &Scribe| migrate(scribe, scribe.known.layout.devices_at);
+    let (_, violations) = understood_as(|known| nameless(known, &["migrate_setup"]), own);
+    assert_eq!(violations, [], "nobody knows what it was given");
 }

@@ -15,6 +15,7 @@ use crate::callers::{Caller, Owner, callers, mentions};
 use crate::commands::run_kernel_tests::{Prepared, prepare};
 use crate::context::{Context, Session};
 use crate::git::Git;
+use crate::judge::Results;
 use crate::layout::{self, owner_in_migrate_vma};
 use crate::plan::Wishes;
 use crate::progress::{clean, print};
@@ -31,28 +32,27 @@ const SETUP: &str = "migrate_vma_setup";
 ///
 /// # Errors
 /// When the tree of the run, or what it has traced, is not to be had.
-pub(super) async fn run(session: &Session, dir: &Path, tree: &str) -> Result<u8, Stop> {
+pub(super) async fn run(session: &Session, dir: &Path, results: &Results) -> Result<u8, Stop> {
     let cwd = crate::commands::cwd()?;
     let prepared = prepare(Wishes::default(), Some(&dir.join("plan.yaml")), &cwd)?;
     let ctx = &session.context()?;
     let patched = patched(ctx, &prepared).await?;
-    if patched.tree.0 != tree {
+    if patched.tree.0 != results.kernel.tree {
         let what = "the source of this run has another content now";
         let hint = "run the tests again, and ask about that run";
         return Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
     }
     let found = in_the_source(&patched.git, &patched)?;
 
-    let mut calls: BTreeMap<u64, Calls> = BTreeMap::new();
-    for trace in collect::evidence(dir)?.traces.values() {
-        for (address, more) in &trace.callers {
-            calls.entry(*address).or_default().add(more);
-        }
-    }
+    let calls = collect::callers(dir)?;
     let configured = config::resolve(ctx, patched, prepared.profile()).await?;
-    let kernel = build::kernel(ctx, configured, dir).await?;
+    // What a build has to say, should there be one, is not the run's.
+    let log = tempfile::tempdir().context("make a temporary directory")?;
+    let kernel = build::kernel(ctx, configured, log.path()).await?;
     let executed = executed(ctx, &kernel, &calls).await?;
-    print(&text(&found, &executed))?;
+    let state = results.machine.settings.get("trace");
+    let traced = state.is_some_and(|state| state.starts_with("on") && !state.contains("setup"));
+    print(&text(&found, &executed, traced))?;
     Ok(0)
 }
 
@@ -114,7 +114,7 @@ async fn executed(
 }
 
 /// A table: where, what of the owner, and what was executed.
-fn text(found: &[Caller], executed: &[Executed]) -> String {
+fn text(found: &[Caller], executed: &[Executed], traced: bool) -> String {
     let mut text = format!("callers of {SETUP}() in the tree of this run:\n");
     let mut seen = vec![false; executed.len()];
     for caller in found {
@@ -134,6 +134,7 @@ fn text(found: &[Caller], executed: &[Executed]) -> String {
             Owner::Elsewhere(what) => format!("owner set elsewhere, if it is: {what}"),
         };
         let ran = match (calls.times, calls.unowned) {
+            _ if !traced => "not known to be executed, since nothing was traced".to_owned(),
             (0, _) => "not executed".to_owned(),
             (times, 0) => format!("executed {times} times, each time with an owner"),
             (times, unowned) => format!("executed {times} times, {unowned} WITHOUT AN OWNER"),

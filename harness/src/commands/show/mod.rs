@@ -34,7 +34,7 @@ pub async fn run(session: &Session, args: &ShowArgs) -> Result<u8, Stop> {
     }
     let run = Run::open("RUN", &args.run, &cwd)?;
     if args.callers {
-        return callers::run(session, &run.dir, &run.results.kernel.tree).await;
+        return callers::run(session, &run.dir, &run.results).await;
     }
     let wanted = args.test.as_deref().map(|test| run.pick(test)).transpose()?;
     if let Some(path) = &args.perfetto {

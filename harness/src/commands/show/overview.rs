@@ -54,6 +54,9 @@ pub(super) fn test(test: &TestResult, files: &[PathBuf], [steps, again]: &[Strin
     let alike = if test.flaky { ", not all alike" } else { "" };
     line(format!("  ran      {}, {}{alike}, seed {}", time(test), turns(test), test.seed));
     line(format!("  trace    {}", trace(&test.trace)));
+    if let Some(why) = &test.trace.incomplete {
+        line(format!("           {why}"));
+    }
     if let Some(digest) = &test.trace.canonical_sha256 {
         line(format!("           canonical form {digest}"));
     }
