@@ -305,6 +305,11 @@ impl<'a> Vm<'a> {
         self.can_trace = true;
     }
 
+    /// Whether nothing that comes through its trace port is believed any more.
+    pub fn is_trace_lost(&self) -> bool {
+        self.can_trace && (self.chunks.is_broken() || !self.trace_open)
+    }
+
     /// Orders a test. A trace that has no place is [lost](crate::events::Log::lost).
     pub async fn order(&mut self, mut job: Job) {
         job.trace &= self.can_trace;
@@ -368,9 +373,8 @@ impl<'a> Vm<'a> {
             if let Some(finding) = self.findings.pop_front() {
                 return Happening::Console(finding);
             }
-            let no_more = self.chunks.is_broken() || !self.trace_open;
             if let Some(expected) = self.chunks_expected
-                && (no_more || self.chunks.arrived() >= expected)
+                && (self.is_trace_lost() || self.chunks.arrived() >= expected)
             {
                 self.chunks_expected = None;
                 return Happening::Traced;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use hmm_protocol::trace::{Capture, ChunkHeader, INSTANCE, Probe, TraceReady, TraceSetup};
 use nix::libc::O_NONBLOCK;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::port;
@@ -109,6 +111,11 @@ fn set_up(setup: &TraceSetup, ready: &mut TraceReady) -> Result<Tracer, String> 
     set("buffer_size_kb", &setup.buffer_kib.to_string())?;
     // The first events stay, and what finds no room is counted.
     set("options/overwrite", "0")?;
+    // To be readable is to have one event that is committed; kernels without the
+    // file know nothing else.
+    if instance.join("buffer_percent").exists() {
+        set("buffer_percent", "0")?;
+    }
     for probe in setup.probes.iter().filter(|probe| !ready.refused.contains_key(&probe.name)) {
         let name = &probe.name;
         set(&format!("events/{INSTANCE}/{name}/enable"), "1")?;
@@ -219,13 +226,21 @@ impl Inner {
     }
 
     /// Sends what the buffers hold.
+    ///
+    /// Nothing is read that was not seen to be there. The kernel empties a page
+    /// whose events were all read, unless it is the one that is being written: it
+    /// asks for the former and then for the latter (`rb_get_reader_page()` in
+    /// kernel/trace/ring_buffer.c), and what another processor has written on it in
+    /// between is gone, and counted by nobody. Where there is an event to be read,
+    /// the former is not so, or the writer has left the page. To ask whether there
+    /// is one changes nothing (`ring_buffer_empty_cpu()`).
     fn drain(&mut self) {
         let Inner { port, cpus, armed, .. } = self;
         let Some(armed) = armed else { return };
         let mut batch = Vec::with_capacity(BATCH);
         for (cpu, file) in cpus {
             let mut page = [0; PAGE];
-            loop {
+            while has_events(file) {
                 let read = match file.read(&mut page) {
                     Ok(0) => break,
                     Ok(read) => read,
@@ -250,6 +265,13 @@ impl Inner {
         }
         send(port, &mut batch, armed);
     }
+}
+
+/// Whether there is an event that was not read yet.
+fn has_events(file: &File) -> bool {
+    let mut asked = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    // An interrupted question is asked again the next time.
+    poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// What of a page is used. The number of lost events may stand behind the last.

@@ -53,7 +53,9 @@ impl KnownIssue {
         let only_said = result.kernel_events.is_empty()
             && result.checks.taint != Check::Bad
             && result.checks.trace != Check::Bad;
+        // What a crash cuts off is its own doing; what is there breaks no rule.
         let only_complaint = !result.kernel_events.is_empty()
+            && result.trace.violations.is_empty()
             && result.kernel_events.iter().all(|event| event.title == self.matches)
             && said.is_none();
         self.test == result.id
@@ -84,8 +86,8 @@ fn version(release: &str) -> (u32, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::KernelEvent;
     use crate::judge::tests::result;
+    use crate::judge::{KernelEvent, Violation};
 
     #[test]
     fn the_file_is_well_formed() {
@@ -124,6 +126,15 @@ mod tests {
         let mut traced = failed.clone();
         traced.checks.trace = Check::Bad;
         assert!(!issue.covers(&traced, said, "6.12.117"), "what the trace shows is news");
+        let complained = |violations: Vec<Violation>| {
+            let mut result = with_a_report.clone();
+            result.trace.violations = violations;
+            let matches = result.kernel_events[0].title.clone();
+            KnownIssue { matches, ..issue.clone() }.covers(&result, None, "6.12.117")
+        };
+        assert!(complained(Vec::new()));
+        let broken = Violation { rule: "owner".into(), step: String::new(), text: String::new() };
+        assert!(!complained(vec![broken]), "the broken rule is news");
         let other = result("hmm.migrate.coherent", Verdict::Failed);
         assert!(!issue.covers(&other, said, "6.12.117"));
     }

@@ -218,6 +218,9 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
             _ if !health.is_unchanged() => {
                 "the kernel's taint or its warning counters changed".to_owned()
             }
+            (_, None) if job.trace && vm.is_trace_lost() => {
+                "what comes through its trace port is no trace".to_owned()
+            }
             (outcome, None) => return After::Fit { passed: *outcome == Outcome::Passed },
         };
         break VmEnd::Replaced { reason };

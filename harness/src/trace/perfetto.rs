@@ -81,7 +81,7 @@ impl<W: Write> Perfetto<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn new(mut out: W) -> io::Result<Self> {
-        out.write_all(b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[")?;
+        out.write_all(b"{\"traceEvents\":[")?;
         Ok(Perfetto { out, tests: 0, begun: false })
     }
 
@@ -110,8 +110,10 @@ impl<W: Write> Perfetto<W> {
             roles: BTreeSet::new(),
         };
         test.pid = HIGHEST_TID + test.file.tests;
-        test.meta("process_name", test.pid, &clean(name))?;
-        test.meta("thread_name", test.pid, "steps")?;
+        test.meta("process_name", test.pid, json!({ "name": clean(name) }))?;
+        let place = json!({ "sort_index": test.file.tests });
+        test.meta("process_sort_index", test.pid, place)?;
+        test.meta("thread_name", test.pid, json!({ "name": "steps" }))?;
         for row in rows {
             test.push(&row?)?;
         }
@@ -172,7 +174,7 @@ impl<W: Write> Test<'_, W> {
             && row.role != "other"
         {
             let name = format!("{} {}", clean(&row.role), row.tid);
-            self.meta("thread_name", u64::from(row.tid), &name)?;
+            self.meta("thread_name", u64::from(row.tid), json!({ "name": name }))?;
         }
         let sub = row.sub.as_deref().unwrap_or("unknown");
         match row.probe {
@@ -302,10 +304,8 @@ impl<W: Write> Test<'_, W> {
         self.file.event(&event)
     }
 
-    fn meta(&mut self, what: &str, tid: u64, name: &str) -> io::Result<()> {
-        let event = json!({
-            "ph": "M", "pid": self.pid, "tid": tid, "name": what, "args": { "name": name },
-        });
+    fn meta(&mut self, what: &str, tid: u64, args: Value) -> io::Result<()> {
+        let event = json!({ "ph": "M", "pid": self.pid, "tid": tid, "name": what, "args": args });
         self.file.event(&event)
     }
 

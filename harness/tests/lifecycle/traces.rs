@@ -8,7 +8,7 @@ use hmm_protocol::trace::{Capture, Marker, Step, TraceReady};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome};
 
 use super::qemu::{Act, At, ChunkOf, begins, ends, prepared};
-use super::story::{A, B, C, Story, TESTS};
+use super::story::{A, B, C, Story, TESTS, Told};
 
 /// Markers, as tracefs describes them (events/ftrace/print/format).
 const PRINT: &str = "name: print\nID: 5\nformat:\n\
@@ -85,7 +85,7 @@ async fn a_trace_that_is_whole_is_good() {
 }
 
 /// The test fails for its trace alone, for this reason, and the others pass.
-async fn is_incomplete(capture: Capture, meanwhile: Vec<Act>, why: &str) {
+async fn is_incomplete(capture: Capture, meanwhile: Vec<Act>, why: &str) -> Told {
     let told = Story::new()
         .first(At::Run(A.into()), traced(A, capture, meanwhile))
         .traced()
@@ -99,6 +99,7 @@ async fn is_incomplete(capture: Capture, meanwhile: Vec<Act>, why: &str) {
     assert!(!told.test(A).trace.complete);
     let canonical = told.file(&format!("trace/{A}.canonical"));
     assert_eq!(canonical, None, "half a trace has no canonical form");
+    told
 }
 
 #[tokio::test]
@@ -121,7 +122,10 @@ async fn chunks_in_another_order_make_a_trace_incomplete() {
 #[tokio::test]
 async fn a_chunk_of_another_start_is_not_believed() {
     let forged = Act::Trace(ChunkOf { run: 1, seq: 1, forged: true }, page("walk"), None);
-    is_incomplete(of(2), vec![chunk(1, 0), forged], "1 of 2 chunks arrived").await;
+    let told = is_incomplete(of(2), vec![chunk(1, 0), forged], "1 of 2 chunks arrived").await;
+    // From that port nobody believes anything any more.
+    let told = told.machines(2);
+    assert_eq!([B, C].map(|id| told.test(id).checks.trace), [Check::Ok; 2]);
 }
 
 #[tokio::test]
