@@ -64,10 +64,15 @@ pub struct RunArgs {
     #[arg(long, value_name = "SOURCE")]
     pub kernel: Option<String>,
 
-    /// Patches to apply: a .patch, a plain diff, an mbox, or a directory of
-    /// them; repeatable, applied in order
+    /// Patches to apply: a .patch, a plain diff, an mbox with a thread of a
+    /// list, a maildir, a directory of patches, or git:[PATH@]A..B; repeatable,
+    /// applied in order
     #[arg(long, value_name = "PATH")]
     pub series: Vec<PathBuf>,
+
+    /// Take only the first N patches of the last series
+    #[arg(long, value_name = "N")]
+    pub first: Option<usize>,
 
     /// The profile of the kernel's configuration [default: default]
     #[arg(long, value_name = "NAME")]
@@ -288,6 +293,7 @@ impl RunArgs {
         Wishes {
             kernel: self.kernel.clone(),
             series: self.series.clone(),
+            first: self.first,
             profile: self.profile.clone(),
             rootfs: self.rootfs,
             filter: self.filter.clone(),

@@ -6,7 +6,9 @@ mod kernels;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
+use hmm_harness::events::{Event, Log};
 use hmm_harness::series::{PatchedTree, apply, check};
 use hmm_harness::stop::{Fault, Stop};
 use kernels::{Home, git, write};
@@ -38,10 +40,22 @@ fn edit(top: &Path, from: &str, to: &str) {
     fs::write(path, text).unwrap();
 }
 
+/// What a person is told from here on.
+fn listen(home: &mut Home) -> impl Fn() -> Vec<String> + use<> {
+    let notes = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&notes);
+    home.ctx.log = Log::new(move |event| {
+        if let Event::Note { text } = event {
+            kept.lock().unwrap().push(text.clone());
+        }
+    });
+    move || std::mem::take(&mut *notes.lock().unwrap())
+}
+
 async fn on_kernel(home: &Home, series: &[&Path]) -> Result<PatchedTree, Stop> {
     let source = home.fetch("dir:k").await.unwrap();
     let series: Vec<PathBuf> = series.iter().map(|path| path.to_path_buf()).collect();
-    apply(&home.ctx, source, &series).await
+    apply(&home.ctx, source, &series, None).await
 }
 
 async fn refused(home: &Home, series: &[&Path]) -> Fault {
@@ -174,18 +188,24 @@ async fn already_applied_is_told_apart() {
 
 #[tokio::test]
 async fn what_has_moved_or_can_be_merged_is_applied() {
-    let home = Home::new();
+    let mut home = Home::new();
+    let notes = listen(&mut home);
     let top = home.kernel("k");
     let dir = two_patches(&home);
     let path = top.join("mm/a.c");
     fs::write(&path, format!("// one\n// two\n{}", fs::read_to_string(&path).unwrap())).unwrap();
     let moved = on_kernel(&home, &[&dir]).await.unwrap();
     assert!(text(&moved, "mm/a.c").contains("line_twenty"));
+    let offset = "applies with an offset of 2 lines";
+    assert_eq!(notes(), [format!("\"mm: three\" {offset}"), format!("\"mm: twenty\" {offset}")]);
     // Git can merge as long as the store has the files that the patches saw.
     let fresh = home.kernel("k");
     on_kernel(&home, &[&dir]).await.unwrap();
     edit(&fresh, "line_17;", "seventeen;");
+    assert_eq!(notes(), [""; 0]);
     let merged = on_kernel(&home, &[&dir]).await.unwrap();
+    let how = "was merged, for it was made for another version of its files";
+    assert_eq!(notes(), [format!("\"mm: twenty\" {how}")]);
     let text = text(&merged, "mm/a.c");
     assert!(text.contains("int seventeen;") && text.contains("line_twenty"), "{text}");
 }
@@ -213,7 +233,7 @@ fn what_is_no_series_is_said_before_anything_is_done() {
         assert!(problem.what.contains(what), "{name}: {}", problem.what);
         assert!(problem.hint.is_some(), "{name} has no hint");
     }
-    assert_eq!(check(&["git:a..b".into()]).len(), 1);
+    assert_eq!(check(&["git:/nowhere@a..b".into()]).len(), 1);
     assert_eq!(check(&[home.path("gone"), home.path("empty")]).len(), 2);
     assert_eq!(check(&[]), []);
 }
@@ -245,4 +265,170 @@ async fn broken_patches_are_refused_and_nothing_else() {
             assert!(fault.what.contains(name), "{name}: {}", fault.what);
         }
     }
+}
+
+/// The mails of a thread, one behind the other.
+fn mbox(home: &Home, name: &str, mails: &[String]) -> PathBuf {
+    let from = "From mboxrd@z Thu Jan  1 00:00:00 1970\n";
+    let text: String = mails.iter().map(|mail| format!("{from}{mail}\n")).collect();
+    write(home.dir.path(), name, &text);
+    home.path(name)
+}
+
+/// A mail with a diff, or with none.
+fn mail(subject: &str, body: &str) -> String {
+    format!("From: A <a@b>\nSubject: {subject}\nMessage-Id: <{}@b>\n\n{body}", subject.len())
+}
+
+/// The diffs of [`two_patches`].
+fn two_diffs(home: &Home) -> [String; 2] {
+    two_patches(home);
+    ["HEAD~1", "HEAD"].map(|rev| {
+        format!("text\n---\n{}\n-- \n2.1\n", git(&home.path("work"), &["show", "--format=", rev]))
+    })
+}
+
+#[tokio::test]
+async fn a_thread_gives_the_newest_version_in_its_order() {
+    let mut home = Home::new();
+    let notes = listen(&mut home);
+    home.kernel("k");
+    let [one, two] = two_diffs(&home);
+    let quoted: String = one.lines().map(|line| format!("> {line}\n")).collect();
+    let thread = [
+        mail("[PATCH 1/1] mm: both at once", &two),
+        mail("[PATCH v2 2/2] mm: twenty", &two),
+        mail("Re: [PATCH v2 1/2] mm: three", &format!("why?\n{quoted}")),
+        mail("[PATCH v2 0/2] mm: all", "a cover letter\n"),
+        mail("[PATCH v2 1/2] mm: three", &one),
+        mail("[PATCH] mm: on top", &one),
+    ];
+    let path = mbox(&home, "thread.mbox", &thread);
+    let tree = on_kernel(&home, &[&path]).await.unwrap();
+    assert_eq!(subjects(&tree), ["mm: three", "mm: twenty"]);
+    let told =
+        ["thread.mbox: 2 patches of v2 taken, left out: \"mm: on top\", which has no number, \
+         v1 (1 patch)"];
+    assert_eq!(notes(), told);
+    // What is in the store is told of again.
+    assert!(on_kernel(&home, &[&path]).await.unwrap().reused);
+    assert_eq!(notes(), told);
+
+    for (n, mail) in thread.iter().enumerate() {
+        let dir = if n % 2 == 0 { "cur" } else { "new" };
+        write(&home.path("Maildir"), &format!("{dir}/{}.host:2,S", 9 - n), mail);
+    }
+    let same = on_kernel(&home, &[&home.path("Maildir")]).await.unwrap();
+    assert_eq!((same.tree, same.patches), (tree.tree, tree.patches));
+
+    let half = mbox(&home, "half.mbox", &thread[..3]);
+    let Err(Stop::Usage { problems }) = on_kernel(&home, &[&half]).await else { panic!("half") };
+    assert!(problems[0].what.ends_with("half.mbox: patch 1/2 of v2 is missing"), "{problems:?}");
+}
+
+#[tokio::test]
+async fn what_mailers_do_to_a_patch_is_undone() {
+    let home = Home::new();
+    home.kernel("k");
+    let [one, _] = two_diffs(&home);
+    let plain = on_kernel(&home, &[&mbox(&home, "plain", &[mail("[PATCH] x", &one)])]).await;
+    let plain = plain.unwrap().tree;
+    let head = "From: A <a@b>\nSubject: [PATCH] x\nMIME-Version: 1.0\nContent-Type: text/plain";
+    // Stuffed, and broken at the first space of the hunk's head.
+    let stuffed = one.lines().map(|line| match line.split_at_checked(3) {
+        Some(("@@ ", rest)) => format!("@@ \n{rest}\n"),
+        _ if line.starts_with([' ', '>']) => format!(" {line}\n"),
+        _ => format!("{line}\n"),
+    });
+    let dos = one.replace('\n', "\r\n");
+    let shell = xshell::Shell::new().unwrap();
+    let base64 = xshell::cmd!(shell, "base64").stdin(&dos).quiet().read().unwrap();
+    for (name, mail) in [
+        ("flowed", format!("{head}; format=flowed\n\n{}", stuffed.collect::<String>())),
+        ("dos", mail("[PATCH] x", &one).replace('\n', "\r\n")),
+        ("base64", format!("{head}\nContent-Transfer-Encoding: base64\n\n{base64}\n")),
+    ] {
+        let path = mbox(&home, name, &[mail]);
+        let tree = on_kernel(&home, &[&path]).await.unwrap_or_else(|stop| panic!("{name}: {stop}"));
+        assert_eq!(tree.tree, plain, "{name}");
+        assert_eq!(subjects(&tree), ["x"], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn commits_of_a_repository_are_a_series() {
+    let home = Home::new();
+    home.kernel("k");
+    let dir = two_patches(&home);
+    let top = home.path("work");
+    git(&top, &["config", "format.attach", "true"]);
+    git(&top, &["tag", "base", "HEAD~2"]);
+    let range = format!("git:{}@base..main", top.display());
+    let tree = on_kernel(&home, &[Path::new(&range)]).await.unwrap();
+    let same = on_kernel(&home, &[&dir]).await.unwrap();
+    assert_eq!((tree.tree, tree.patches), (same.tree, same.patches));
+
+    git(&top, &["checkout", "-q", "-b", "side", "base"]);
+    write(&top, "mm/b.c", "int side;\n");
+    git(&top, &["commit", "-qam", "[mm] side"]);
+    git(&top, &["merge", "-q", "main"]);
+    for (range, what) in [
+        ("base..base", "has no commits"),
+        ("base..side", "has merges"),
+        ("base..gone", "has no commit `gone`"),
+        ("base", "is no range of commits"),
+        ("base...main", "is no range of commits"),
+        ("--all..main", "is no range of commits"),
+    ] {
+        let problems = check(&[format!("git:{}@{range}", top.display()).into()]);
+        let [problem] = &problems[..] else { panic!("{range}: {problems:?}") };
+        assert!(problem.what.contains(what) && problem.hint.is_some(), "{problem:?}");
+    }
+    let side = format!("git:{}@base..side~1", top.display());
+    let side = on_kernel(&home, &[Path::new(&side)]).await.unwrap();
+    assert_eq!(subjects(&side), ["[mm] side"], "a commit's subject is its own");
+}
+
+#[tokio::test]
+async fn what_a_series_was_made_for_is_told_where_it_is_not_there() {
+    let mut home = Home::new();
+    let notes = listen(&mut home);
+    let [one, two] = two_diffs(&home);
+    let top = home.path("work");
+    let base = git(&top, &["rev-parse", "HEAD~2"]);
+    let with = |more: &str| mail("[PATCH] x", &format!("{one}\n{more}\n"));
+    let on = async |name: &str, more: &str, rev: &str| {
+        let path = mbox(&home, name, &[with(more)]);
+        let source = home.fetch(&format!("git:work@{rev}")).await.unwrap();
+        apply(&home.ctx, source, &[path], None).await.unwrap();
+        notes()
+    };
+    assert_eq!(on("own", &format!("base-commit: {base}"), "HEAD~2").await, [""; 0]);
+    let gone = "0123456789abcdef0123456789abcdef01234567";
+    assert_eq!(
+        on("gone", &format!("base-commit: {gone}"), "HEAD~2").await,
+        ["the series was made for commit 0123456789ab, which is not there to compare"]
+    );
+    write(&top, "mm/b.c", "int other;\n");
+    git(&top, &["commit", "-qam", "other"]);
+    git(&top, &["revert", "--no-edit", "HEAD~1", "HEAD~2"]);
+    let other = format!("the series was made for commit {}, and goes on another tree", &base[..12]);
+    assert_eq!(on("other", &format!("base-commit: {base}"), "HEAD").await, [other]);
+    let needs = format!("prerequisite-patch-id: {gone}");
+    assert_eq!(
+        on("needs", &needs, "HEAD").await,
+        ["the series was made on top of patches that are not given here: 0123456789ab"]
+    );
+    write(home.dir.path(), "diff", &two);
+    let diff = fs::read(home.path("diff")).unwrap();
+    let shell = xshell::Shell::new().unwrap();
+    let id = xshell::cmd!(shell, "git patch-id --stable").stdin(diff).quiet().read().unwrap();
+    let id = id.split(' ').next().unwrap();
+    let both = [
+        mail("[PATCH 1/2] two", &two),
+        mail("[PATCH 2/2] one", &format!("{one}\nprerequisite-patch-id: {id}\n")),
+    ];
+    let source = home.fetch("git:work@HEAD").await.unwrap();
+    apply(&home.ctx, source, &[mbox(&home, "both", &both)], None).await.unwrap();
+    assert_eq!(notes(), [""; 0]);
 }

@@ -90,6 +90,11 @@ impl Prepared {
         &self.plan.series
     }
 
+    /// How many patches of the last of them are taken.
+    pub(in crate::commands) fn first(&self) -> Option<usize> {
+        self.plan.first
+    }
+
     /// The profile of its configuration.
     pub(in crate::commands) fn profile(&self) -> &Profile {
         &self.profile
@@ -269,7 +274,7 @@ async fn stages(
     }
 
     let stage = Timed::start(ctx, Stage::Series);
-    let tree = series::apply(ctx, tree, &plan.series).await?;
+    let tree = series::apply(ctx, tree, &plan.series, plan.first).await?;
     info.tree = tree.tree.to_string();
     info.series.clone_from(&tree.patches);
     ctx.log.emit(Event::Kernel(info.clone()));

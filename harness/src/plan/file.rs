@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
-use super::{Expect, Wishes};
+use super::{Expect, Wishes, series_at};
 use crate::source::Source;
 use crate::stop::Problem;
 
@@ -49,7 +49,11 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 
     let mut wishes = Wishes {
         kernel: None,
-        series: words(reader.take("series")).into_iter().map(|p| base.join(p)).collect(),
+        series: words(reader.take("series"))
+            .iter()
+            .map(|path| series_at(Path::new(path), base))
+            .collect(),
+        first: reader.take("first"),
         profile: reader.take("profile"),
         rootfs: reader.take("rootfs"),
         filter: words(reader.take("filter")),
@@ -88,8 +92,8 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 }
 
 /// The keys a plan may have, for the message about one that it may not.
-const KEYS: &str = "kernel, series, profile, rootfs, filter, test, tests, device, timeout, seed, \
-                    isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, out, json, \
+const KEYS: &str = "kernel, series, first, profile, rootfs, filter, test, tests, device, timeout, \
+                    seed, isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, out, json, \
                     perfetto, expect";
 
 struct Reader<'a> {

@@ -18,6 +18,7 @@ use crate::image::Rootfs;
 use crate::judge::Verdict;
 use crate::machine::Accel;
 use crate::run::Isolate;
+use crate::series;
 use crate::stop::Problem;
 
 pub use file::read;
@@ -46,6 +47,8 @@ pub struct Wishes {
     pub kernel: Option<String>,
     /// `--series`.
     pub series: Vec<PathBuf>,
+    /// `--first`.
+    pub first: Option<usize>,
     /// `--profile`.
     pub profile: Option<String>,
     /// `--rootfs`.
@@ -105,6 +108,9 @@ pub struct Plan {
     pub kernel: String,
     /// The patches, in order, as absolute paths.
     pub series: Vec<PathBuf>,
+    /// How many patches of the last series are taken; all, if nobody says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first: Option<usize>,
     /// The profile of the configuration.
     pub profile: String,
     /// The guest's root file system.
@@ -190,6 +196,9 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
             problems.push(Problem::new(option, format!("it must be at most {MOST}")));
         }
     }
+    if wishes.first.is_some() && wishes.series.is_empty() {
+        problems.push(Problem::new("--first", "there is no series of which to take the first"));
+    }
     if wishes.timeout.is_some_and(|timeout| timeout.is_zero()) {
         problems.push(Problem::new("--timeout", "no test ends in no time").hint("10s"));
     }
@@ -202,6 +211,7 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
     Ok(Plan {
         kernel: wishes.kernel.unwrap_or_else(|| DEFAULT_KERNEL.into()),
         series: wishes.series,
+        first: wishes.first,
         profile,
         rootfs: wishes.rootfs.unwrap_or_default(),
         accel: wishes.accel.unwrap_or_default(),
@@ -219,15 +229,24 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
     })
 }
 
+/// What `--series` names, wherever it is asked for: a path, or
+/// `git:[PATH@]A..B` with the repository around `base` where it names none.
+fn series_at(named: &Path, base: &Path) -> PathBuf {
+    let Some(range) = named.to_str().and_then(|text| text.strip_prefix("git:")) else {
+        return base.join(named);
+    };
+    let (path, range) = series::divide(range);
+    format!("git:{}@{range}", base.join(path).display()).into()
+}
+
 impl Wishes {
     /// These wishes, and where they are silent, the other ones.
     #[must_use]
     pub fn over(self, other: Wishes, cwd: &Path) -> Wishes {
         let list =
             |mine: Vec<String>, theirs: Vec<String>| if mine.is_empty() { theirs } else { mine };
-        // A range of a repository is no path.
-        let place = |p: PathBuf| if p.starts_with("git:") { p } else { cwd.join(p) };
-        let absolute = |paths: Vec<PathBuf>| paths.into_iter().map(place).collect();
+        let absolute =
+            |paths: Vec<PathBuf>| paths.iter().map(|path| series_at(path, cwd)).collect();
         // A test that is asked for on the command line is not filtered by what
         // the file has chosen.
         let chosen_here = !self.tests.is_empty() || !self.filter.is_empty();
@@ -235,6 +254,8 @@ impl Wishes {
             if chosen_here { Default::default() } else { (other.tests, other.filter) };
         Wishes {
             kernel: self.kernel.or(other.kernel),
+            // What the plan takes of its last series says nothing of another one.
+            first: self.first.or(other.first.filter(|_| self.series.is_empty())),
             series: if self.series.is_empty() { other.series } else { absolute(self.series) },
             profile: self.profile.or(other.profile),
             rootfs: self.rootfs.or(other.rootfs),

@@ -13,13 +13,24 @@ use crate::series::hunk;
 use crate::series::mail::Patch;
 use crate::stop::{Fault, Stop};
 
+/// What became of patches on a tree.
+#[derive(Debug)]
+pub(super) struct Applied {
+    /// The tree after the last of them.
+    pub(super) tree: TreeId,
+    /// Each as a commit.
+    pub(super) patches: Vec<AppliedPatch>,
+    /// Which of them did not fit as they are, and went in all the same.
+    pub(super) notes: Vec<String>,
+}
+
 /// Applies all patches to a tree.
 pub(super) async fn all(
     ctx: &Context,
     git: &Git,
     tree: &TreeId,
     patches: &[Patch],
-) -> Result<(TreeId, Vec<AppliedPatch>), Stop> {
+) -> Result<Applied, Stop> {
     let work = tempfile::Builder::new()
         .prefix(".new-")
         .tempdir_in(ctx.store.dir("series")?)
@@ -33,17 +44,20 @@ pub(super) async fn all(
     let mut tree = tree.clone();
     let mut parent = index.must(&["commit-tree", &tree.0, "-m", "source"])?;
     let mut applied = Vec::new();
+    let mut notes = Vec::new();
     for (n, patch) in patches.iter().enumerate() {
         // Signals are told by another task, which must get its turn.
         tokio::task::yield_now().await;
         ctx.interrupt.check()?;
         ctx.log.progress(Stage::Series, format!("{}/{} {}", n + 1, patches.len(), patch.subject));
-        index.apply(patch, &tree, work.path())?;
+        if let Some(how) = index.apply(patch, &tree, work.path())? {
+            notes.push(format!("\"{}\" {how}", patch.subject));
+        }
         tree = TreeId(index.must(&["write-tree"])?);
         parent = index.commit(patch, &tree, &parent)?;
         applied.push(AppliedPatch { subject: patch.subject.clone(), commit: parent.clone() });
     }
-    Ok((tree, applied))
+    Ok(Applied { tree, patches: applied, notes })
 }
 
 /// A private index.
@@ -63,19 +77,19 @@ impl Index<'_> {
         git::run(self.git.cmd_with_index(&self.shell, &self.file, args))
     }
 
-    /// Applies a patch: as it is, or else by merging. `tree` is what stands
-    /// in the index.
-    fn apply(&self, patch: &Patch, tree: &TreeId, work: &Path) -> Result<(), Stop> {
+    /// Applies a patch: as it is, or else by merging. `tree` is what stands in the
+    /// index. Returns what had to be done for it, if it did not fit as it is.
+    fn apply(&self, patch: &Patch, tree: &TreeId, work: &Path) -> Result<Option<String>, Stop> {
         let file = work.join("diff");
         std::fs::write(&file, &patch.diff).context("cannot write to the store")?;
         let file = file.to_string_lossy();
         let try_it = |how: &[&str]| {
-            let fixed = ["apply", "--cached", "--whitespace=nowarn"];
+            let fixed = ["apply", "--cached", "--whitespace=nowarn", "--verbose"];
             self.ask(&[&fixed, how, &["--", &file]].concat())
         };
         let first = try_it(&[])?;
         if first.success {
-            return Ok(());
+            return Ok(hunk::offset(&first.complaints));
         }
         let name = format!("\"{}\" ({})", patch.subject, patch.file);
         let already = || {
@@ -89,7 +103,8 @@ impl Index<'_> {
         }
         if try_it(&["--3way"])?.success {
             let changed = self.must(&["write-tree"])? != tree.0;
-            return if changed { Ok(()) } else { already() };
+            let merged = "was merged, for it was made for another version of its files";
+            return if changed { Ok(Some(merged.into())) } else { already() };
         }
         let failure = hunk::failure(&first.complaints, &patch.diff);
         let mut fault = Fault::new(format!("patch {name} does not apply: {failure}"))

@@ -64,6 +64,21 @@ pub(super) fn failure(complaints: &[String], diff: &[u8]) -> Failure {
     Failure { file: None, why, hunk: None }
 }
 
+/// How far from their places the hunks of a patch were found, by what `git apply
+/// --verbose` wrote; `None` if each was where it should be.
+pub(super) fn offset(said: &[String]) -> Option<String> {
+    let mut most = 0_i64;
+    for line in said {
+        let Some((_, rest)) = line.split_once("(offset ") else { continue };
+        let lines = rest.split(' ').next().and_then(|n| n.parse::<i64>().ok()).unwrap_or_default();
+        if line.starts_with("Hunk #") && lines.abs() > most.abs() {
+            most = lines;
+        }
+    }
+    let s = if most.abs() == 1 { "" } else { "s" };
+    (most != 0).then(|| format!("applies with an offset of {most} line{s}"))
+}
+
 /// Finds the hunk of `file` that begins at `line`.
 fn hunk(diff: &[u8], file: &str, line: usize) -> Option<Hunk> {
     let (mut inside, mut number) = (false, 0);
@@ -165,6 +180,19 @@ diff --git a/mm/a.c b/mm/a.c
         check("error: mm/n.c: already exists in index", "mm/n.c: the file is there already");
         check("error: corrupt patch at line 3", "corrupt patch at line 3");
         check("fatal: odd", "git refuses it");
+    }
+
+    #[test]
+    fn an_offset_is_told() {
+        let said =
+            |lines: &[&str]| offset(&lines.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+        assert_eq!(said(&["Checking patch mm/a.c...", "Applied patch mm/a.c cleanly."]), None);
+        let hunks = [
+            "Hunk #1 succeeded at 9 (offset -1 lines).",
+            "Hunk #2 succeeded at 90 (offset 12 lines).",
+        ];
+        assert_eq!(said(&hunks[..1]).as_deref(), Some("applies with an offset of -1 line"));
+        assert_eq!(said(&hunks).as_deref(), Some("applies with an offset of 12 lines"));
     }
 
     #[test]

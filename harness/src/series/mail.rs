@@ -7,8 +7,10 @@ use anyhow::{Context as _, Result};
 
 use crate::context::Context;
 use crate::flow::Stage;
-use crate::git::Git;
-use crate::series::read::{self, PatchFile};
+use crate::git::{self, Git};
+use crate::series::base::Base;
+use crate::series::read::{self, Content, Part};
+use crate::series::thread::{self, Picked, Tag};
 use crate::stop::{Fault, Problem, Stop};
 
 /// A patch of a series.
@@ -26,99 +28,216 @@ pub(super) struct Patch {
     pub(super) diff: Vec<u8>,
 }
 
-/// Parts files into patches; what has no diff is left out.
+/// A series, taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Parted {
+    /// Its patches, in order.
+    pub(super) patches: Vec<Patch>,
+    /// What it says that it was made for.
+    pub(super) base: Base,
+    /// What a person should know of it.
+    pub(super) notes: Vec<String>,
+}
+
+/// Takes several series apart into patches; what has no diff is left out. Of the
+/// last one only the `first` are taken, if that is said.
+///
+/// # Errors
+/// [`Stop::Usage`] for what is no series, or has not so many patches.
 pub(super) async fn part(
     ctx: &Context,
     git: &Git,
-    files: &[PatchFile],
-) -> Result<Vec<Patch>, Stop> {
+    series: &[Vec<Part>],
+    first: Option<usize>,
+) -> Result<Parted, Stop> {
+    let mut all = Parted::default();
+    for (n, parts) in series.iter().enumerate() {
+        let mut parted = one(ctx, git, parts).await?;
+        if let Some(first) = first.filter(|_| n + 1 == series.len()) {
+            let there = parted.patches.len();
+            if first > there {
+                let what = format!("the last series has {there} patches, and not {first}");
+                return Err(Stop::usage(Problem::new("--first", what)));
+            }
+            parted.patches.truncate(first);
+        }
+        all.patches.extend(parted.patches);
+        all.base.add(parted.base);
+        all.notes.extend(parted.notes);
+    }
+    Ok(all)
+}
+
+/// Takes one series apart.
+pub(super) async fn one(ctx: &Context, git: &Git, parts: &[Part]) -> Result<Parted, Stop> {
     let work = tempfile::Builder::new()
         .prefix(".new-")
         .tempdir_in(ctx.store.dir("series")?)
         .context("cannot write to the store")?;
-    let mut patches = Vec::new();
-    for file in files {
+    let reader = Reader { git, work: work.path() };
+    let mut parted = Parted::default();
+    for part in parts {
         ctx.interrupt.check()?;
-        if file.is_mail() {
-            patches.extend(mails(git, file, work.path())?);
-        } else {
-            let name = file.name();
-            let (subject, text) = (read::subject(&name, &name), String::new());
-            let diff = file.diff();
-            patches.push(Patch { file: name, subject, text, author: None, diff });
+        match &part.content {
+            Content::Diff(bytes) => {
+                let (name, text) = (part.name(), String::new());
+                let (subject, diff) = (read::subject(&name, &name), read::plain_diff(bytes));
+                let patch = Patch { file: name, subject, text, author: None, diff };
+                parted.patches.push(patch);
+            }
+            Content::Mbox(bytes) => reader.thread(part, reader.split(part, bytes)?, &mut parted)?,
+            Content::Mails(mails) => reader.thread(part, mails.clone(), &mut parted)?,
+            Content::Commits(bytes) => {
+                for mail in reader.split(part, bytes)? {
+                    let letter = reader.letter(part, &mail)?;
+                    let subject = letter.subject.clone();
+                    parted.patches.push(letter.patch(&subject));
+                }
+            }
         }
     }
-    Ok(patches)
+    Ok(parted)
 }
 
-/// The patches of a file with mails in it.
-fn mails(git: &Git, file: &PatchFile, work: &Path) -> Result<Vec<Patch>, Stop> {
-    let cannot = "cannot write to the store";
-    let split = tempfile::tempdir_in(work).context(cannot)?;
-    let all = split.path().join("all");
-    let dir = split.path().join("mails");
-    fs::create_dir(&dir).context(cannot)?;
-    fs::write(&all, &file.bytes).context(cannot)?;
-    let into = format!("-o{}", dir.display());
-    let said = git.ask(&["mailsplit", "-b", "-d6", &into, "--", &all.to_string_lossy()])?;
-    if !said.success {
-        return Err(unreadable(file, &said.complaints));
+/// Reads mails by way of files in a directory of its own.
+struct Reader<'a> {
+    git: &'a Git,
+    work: &'a Path,
+}
+
+impl Reader<'_> {
+    /// The mails of an mbox.
+    fn split(&self, part: &Part, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Stop> {
+        let cannot = "cannot write to the store";
+        let split = tempfile::tempdir_in(self.work).context(cannot)?;
+        let all = split.path().join("all");
+        let dir = split.path().join("mails");
+        fs::create_dir(&dir).context(cannot)?;
+        fs::write(&all, bytes).context(cannot)?;
+        let into = format!("-o{}", dir.display());
+        let said =
+            self.git.ask(&["mailsplit", "-b", "-d6", &into, "--", &all.to_string_lossy()])?;
+        if !said.success {
+            return Err(unreadable(part, &said.complaints));
+        }
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).context(cannot)?.flatten().map(|entry| entry.path()).collect();
+        names.sort();
+        let read = names.iter().map(fs::read).collect::<std::io::Result<_>>();
+        Ok(read.context("reading a mail")?)
     }
-    let mut names: Vec<_> =
-        fs::read_dir(&dir).context(cannot)?.flatten().map(|entry| entry.path()).collect();
-    names.sort();
-    let mut patches = Vec::new();
-    for name in names {
-        let mail = fs::read(&name).context(cannot)?;
-        if let Some(patch) = mail_patch(git, file, &mail, split.path())? {
-            patches.push(patch);
-        } else if !read::is_cover(&mail) {
-            let problem =
-                format!("{} has a mail that says it is a patch and has no diff", file.name());
-            return Err(Stop::usage(
-                Problem::new("--series", problem).hint("is it cut short? fetch it again"),
+
+    /// The series of a thread.
+    fn thread(&self, part: &Part, mails: Vec<Vec<u8>>, parted: &mut Parted) -> Result<(), Stop> {
+        let letters: Vec<Letter> =
+            mails.iter().map(|mail| self.letter(part, mail)).collect::<Result<_, Stop>>()?;
+        let talk: Vec<(u32, Base)> = letters
+            .iter()
+            .filter(|letter| letter.tag.number.is_some_and(|(n, _)| n == 0) && !letter.tag.reply)
+            .map(|letter| (letter.tag.version, letter.base.clone()))
+            .collect();
+        let shown = part.path.display();
+        let Picked { series, left_out } = thread::pick(letters).map_err(|why| {
+            Stop::usage(
+                Problem::new("--series", format!("{shown}: {why}"))
+                    .hint("get the whole thread, or name the patches one by one"),
+            )
+        })?;
+        if series.is_empty() && talk.is_empty() {
+            let what = format!("{shown} has no patch in it");
+            return Err(Stop::usage(Problem::new("--series", what)));
+        }
+        let version = series.iter().map(|letter| letter.tag.version).max();
+        if !left_out.is_empty() {
+            let (n, s) = (series.len(), if series.len() == 1 { "" } else { "es" });
+            let version = version.map_or(String::new(), |version| format!(" of v{version}"));
+            parted.notes.push(format!(
+                "{}: {n} patch{s}{version} taken, left out: {}",
+                part.name(),
+                left_out.join(", ")
             ));
         }
+        for (of, base) in talk {
+            if Some(of) == version {
+                parted.base.add(base);
+            }
+        }
+        for letter in series {
+            parted.base.add(letter.base.clone());
+            let title = letter.title.clone();
+            parted.patches.push(letter.patch(&title));
+        }
+        Ok(())
     }
-    if patches.is_empty() && !read::is_cover(&file.bytes) {
-        let what = format!("{} has no diff in it", file.path.display());
-        return Err(Stop::usage(Problem::new("--series", what)));
+
+    /// What a mail says.
+    fn letter(&self, part: &Part, mail: &[u8]) -> Result<Letter, Stop> {
+        let (text, diff) = (self.work.join("text"), self.work.join("diff"));
+        let shell = xshell::Shell::new().context("no current directory")?;
+        let (text_name, diff_name) = (text.to_string_lossy(), diff.to_string_lossy());
+        let args = ["mailinfo", "-k", "-u", "--quoted-cr=strip", &text_name, &diff_name];
+        let said = git::ask(self.git.cmd(&shell, &args).stdin(mail))?;
+        if !said.success {
+            return Err(unreadable(part, &said.complaints));
+        }
+        let diff = fs::read(&diff).context("reading a patch")?;
+        let text = fs::read(&text).context("reading a patch")?;
+        let header = String::from_utf8_lossy(&said.out).into_owned();
+        let field = |key: &str| {
+            let value =
+                header.lines().find_map(|line| line.strip_prefix(key))?.strip_prefix(": ")?;
+            Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+        };
+        let subject = field("Subject").unwrap_or_default();
+        let (tag, title) = Tag::read(&subject);
+        let base = Base::read([&text, &diff]);
+        Ok(Letter {
+            file: part.name(),
+            title: title.to_owned(),
+            tag,
+            base,
+            text: String::from_utf8_lossy(&text).replace('\0', "").trim().to_owned(),
+            author: field("Author").and_then(|name| ident(&name, &field("Email")?)),
+            diff: if read::diff_in(&diff) { diff } else { Vec::new() },
+            subject,
+        })
     }
-    Ok(patches)
 }
 
-/// The patch in a mail, if there is one.
-fn mail_patch(
-    git: &Git,
-    file: &PatchFile,
-    mail: &[u8],
-    work: &Path,
-) -> Result<Option<Patch>, Stop> {
-    let (text, diff) = (work.join("text"), work.join("diff"));
-    let shell = xshell::Shell::new().context("no current directory")?;
-    let args = ["mailinfo", "-u", &text.to_string_lossy(), &diff.to_string_lossy()];
-    let said = crate::git::ask(git.cmd(&shell, &args).stdin(mail))?;
-    if !said.success {
-        return Err(unreadable(file, &said.complaints));
+/// A mail that was read.
+#[derive(Debug)]
+struct Letter {
+    file: String,
+    /// As it stands there.
+    subject: String,
+    tag: Tag,
+    /// Its own words.
+    title: String,
+    base: Base,
+    text: String,
+    author: Option<(String, String)>,
+    diff: Vec<u8>,
+}
+
+impl Letter {
+    fn patch(self, subject: &str) -> Patch {
+        let Letter { file, text, author, diff, .. } = self;
+        Patch { subject: read::subject(subject, &file), file, text, author, diff }
     }
-    let diff = fs::read(&diff).context("reading a patch")?;
-    if !read::diff_in(&diff) {
-        return Ok(None);
+}
+
+impl thread::Mail for Letter {
+    fn tag(&self) -> &Tag {
+        &self.tag
     }
-    let header = String::from_utf8_lossy(&said.out).into_owned();
-    let field = |key: &str| {
-        let value = header.lines().find_map(|line| line.strip_prefix(key))?.strip_prefix(": ")?;
-        Some(value.trim().to_owned()).filter(|value| !value.is_empty())
-    };
-    let subject = read::subject(&field("Subject").unwrap_or_default(), &file.name());
-    let text = fs::read(&text).context("reading a patch")?;
-    Ok(Some(Patch {
-        file: file.name(),
-        subject,
-        text: String::from_utf8_lossy(&text).replace('\0', "").trim().to_owned(),
-        author: field("Author").and_then(|name| ident(&name, &field("Email")?)),
-        diff,
-    }))
+
+    fn title(&self) -> &str {
+        &self.title
+    }
+
+    fn diff(&self) -> &[u8] {
+        &self.diff
+    }
 }
 
 /// A name and an address that git takes; `None` if nothing is left of one.
@@ -132,8 +251,8 @@ fn ident(name: &str, email: &str) -> Option<(String, String)> {
     Some((clean(name)?, clean(email)?))
 }
 
-fn unreadable(file: &PatchFile, complaints: &[String]) -> Stop {
-    let what = format!("{} cannot be read as a mail", file.path.display());
+fn unreadable(part: &Part, complaints: &[String]) -> Stop {
+    let what = format!("{} cannot be read as a mail", part.path.display());
     Stop::Kernel(Fault::new(what).at(Stage::Series).details(complaints.to_vec()))
 }
 

@@ -5,17 +5,21 @@
 //! and it is applied as a whole or not at all.
 
 mod apply;
+mod base;
 mod hunk;
 mod mail;
 mod read;
+mod thread;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-use crate::git::{Git, TreeId};
+use crate::git::{self, Git, TreeId};
 use crate::judge::AppliedPatch;
+use crate::series::apply::Applied;
 use crate::source::{SourceTree, version_of};
 use crate::stop::{Problem, Stop};
 use crate::store::digest;
@@ -37,12 +41,19 @@ pub struct PatchedTree {
     pub reused: bool,
 }
 
+/// Divides `PATH@A..B`, the range of commits that a `git:` names; the path may be
+/// missing.
+pub(crate) fn divide(range: &str) -> (&str, &str) {
+    read::divide(range)
+}
+
 /// What is wrong with the paths of a series. Reads them and nothing else.
 pub fn check(series: &[PathBuf]) -> Vec<Problem> {
     read::all(series).err().unwrap_or_default()
 }
 
-/// Applies a series to a source.
+/// Applies several series to a source, of the last one only the `first` patches if
+/// that is said.
 ///
 /// # Errors
 /// [`Stop::Usage`] for what [`check`] says, [`Stop::Kernel`] when a patch does
@@ -51,24 +62,98 @@ pub async fn apply(
     ctx: &Context,
     source: SourceTree,
     series: &[PathBuf],
+    first: Option<usize>,
 ) -> Result<PatchedTree, Stop> {
     let SourceTree { tree, git, described, version, reused } = source;
-    let files = read::all(series).map_err(|problems| Stop::Usage { problems })?;
-    if files.is_empty() {
+    let parts = read::all(series).map_err(|problems| Stop::Usage { problems })?;
+    if parts.is_empty() && first.is_none_or(|first| first == 0) {
         return Ok(PatchedTree { tree, git, described, version, patches: Vec::new(), reused });
     }
-    let entry = entry(&tree, &files);
-    if let Some(Remembered { tree, patches }) = remembered(ctx, &git, &entry)? {
-        let version = version_after(&git, &tree, version)?;
-        return Ok(PatchedTree { tree, git, described, version, patches, reused });
+    let entry = entry(&tree, &parts, first);
+    let (made, reused) = match remembered(ctx, &git, &entry)? {
+        Some(made) => (made, true),
+        None => (make(ctx, &git, &tree, &parts, first, &entry).await?, false),
+    };
+    for note in &made.notes {
+        ctx.log.note(note.clone());
     }
-    let patches = mail::part(ctx, &git, &files).await?;
-    let (tree, patches) = apply::all(ctx, &git, &tree, &patches).await?;
-    let made = Remembered { tree: tree.0.clone(), patches };
+    let version = version_after(&git, &made.tree, version)?;
+    Ok(PatchedTree { tree: made.tree, git, described, version, patches: made.patches, reused })
+}
+
+/// Applies the parts of a series, and remembers what came of it.
+async fn make(
+    ctx: &Context,
+    git: &Git,
+    source: &TreeId,
+    parts: &[Vec<read::Part>],
+    first: Option<usize>,
+    entry: &str,
+) -> Result<Remembered<TreeId>, Stop> {
+    let mail::Parted { patches, base, mut notes } = mail::part(ctx, git, parts, first).await?;
+    let told = told(git, source, &patches, &base)?;
+    let Applied { tree, patches, notes: applied } =
+        apply::all(ctx, git, source, &patches).await.map_err(|stop| with_details(stop, &told))?;
+    notes.extend(told);
+    notes.extend(applied);
+    let made = Remembered { tree: tree.0.clone(), patches, notes };
     let text = serde_json::to_string(&made).map_err(anyhow::Error::from)?;
-    ctx.store.write(&entry, &text)?;
-    let version = version_after(&git, &tree, version)?;
-    Ok(PatchedTree { tree, git, described, version, patches: made.patches, reused: false })
+    ctx.store.write(entry, &text)?;
+    Ok(Remembered { tree, patches: made.patches, notes: made.notes })
+}
+
+/// What a person should know of what the series says that it was made for.
+fn told(
+    git: &Git,
+    source: &TreeId,
+    patches: &[mail::Patch],
+    base: &base::Base,
+) -> Result<Vec<String>, Stop> {
+    let mut told = Vec::new();
+    if let Some(commit) = &base.commit {
+        let short = &commit[..12];
+        let said = git.ask(&["rev-parse", "--verify", "--quiet", &format!("{commit}^{{tree}}")])?;
+        let other = match said.success.then(|| said.text()) {
+            Some(tree) if tree == source.0 => None,
+            Some(_) => Some("and goes on another tree"),
+            None => Some("which is not there to compare"),
+        };
+        told.extend(other.map(|how| format!("the series was made for commit {short}, {how}")));
+    }
+    if !base.prerequisites.is_empty() {
+        let mut known = Vec::new();
+        for patch in patches {
+            known.extend(patch_id(git, &patch.diff)?);
+        }
+        let missing: Vec<&str> = base
+            .prerequisites
+            .iter()
+            .filter(|id| !known.contains(id))
+            .map(|id| &id[..12])
+            .collect();
+        if !missing.is_empty() {
+            told.push(format!(
+                "the series was made on top of patches that are not given here: {}",
+                missing.join(", ")
+            ));
+        }
+    }
+    Ok(told)
+}
+
+/// The name that `git patch-id --stable` has for a diff.
+fn patch_id(git: &Git, diff: &[u8]) -> Result<Option<String>, Stop> {
+    let shell = xshell::Shell::new().context("no current directory")?;
+    let said = git::ask(git.cmd(&shell, &["patch-id", "--stable"]).stdin(diff))?;
+    Ok(said.text().split(' ').next().filter(|id| !id.is_empty()).map(str::to_owned))
+}
+
+/// The same stop, with what else there is to know of a patch that does not apply.
+fn with_details(stop: Stop, details: &[String]) -> Stop {
+    match stop {
+        Stop::Kernel(fault) => Stop::Kernel(fault.details(details.iter().cloned())),
+        other => other,
+    }
 }
 
 /// What the store remembers of a series on a tree.
@@ -76,25 +161,29 @@ pub async fn apply(
 struct Remembered<T = String> {
     tree: T,
     patches: Vec<AppliedPatch>,
+    notes: Vec<String>,
 }
 
-/// The name of what the store remembers: of the tree, and of the name and the
-/// bytes of each file, since the name can be a subject.
-fn entry(tree: &TreeId, files: &[read::PatchFile]) -> String {
-    let names: Vec<String> = files.iter().map(read::PatchFile::name).collect();
-    let files = files.iter().zip(&names).flat_map(|(file, name)| [name.as_bytes(), &file.bytes]);
-    format!("series/{}.json", digest(std::iter::once(tree.0.as_bytes()).chain(files)))
+/// Changes when the same series is read or applied otherwise.
+const FORMAT: &str = "series 2";
+
+/// The name of what the store remembers: of the tree and of all parts.
+fn entry(tree: &TreeId, parts: &[Vec<read::Part>], first: Option<usize>) -> String {
+    let identity: Vec<Vec<u8>> = parts.iter().flatten().flat_map(read::Part::identity).collect();
+    let first = first.map_or("all".into(), |first| first.to_string());
+    let fixed = [FORMAT.as_bytes(), tree.0.as_bytes(), first.as_bytes()];
+    format!("series/{}.json", digest(fixed.into_iter().chain(identity.iter().map(Vec::as_slice))))
 }
 
 fn remembered(ctx: &Context, git: &Git, entry: &str) -> Result<Option<Remembered<TreeId>>, Stop> {
     let Some(text) = ctx.store.read(entry)? else { return Ok(None) };
     // What cannot be understood, or is gone, is made anew.
-    let Ok(Remembered::<String> { tree, patches }) = serde_json::from_str(&text) else {
+    let Ok(Remembered::<String> { tree, patches, notes }) = serde_json::from_str(&text) else {
         return Ok(None);
     };
     let tree = TreeId(tree);
     let whole = !git.has(&tree, &["Makefile"])?.is_empty();
-    Ok(whole.then_some(Remembered { tree, patches }))
+    Ok(whole.then_some(Remembered { tree, patches, notes }))
 }
 
 /// A patch may change the version.

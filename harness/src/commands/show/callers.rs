@@ -59,7 +59,7 @@ pub(super) async fn run(session: &Session, dir: &Path, results: &Results) -> Res
 /// The tree that a run was about.
 async fn patched(ctx: &Context, prepared: &Prepared) -> Result<PatchedTree, Stop> {
     let tree = source::fetch(ctx, prepared.source(), false).await?;
-    series::apply(ctx, tree, prepared.series()).await
+    series::apply(ctx, tree, prepared.series(), prepared.first()).await
 }
 
 /// Every caller that the source has.
