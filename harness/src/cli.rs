@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use hmm_protocol::Device;
 
+use crate::bisect::Question;
 use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::machine::Accel;
@@ -36,6 +37,8 @@ Exit codes:
 pub enum Command {
     /// Build, boot, test and judge a kernel
     RunKernelTests(Box<RunArgs>),
+    /// Find the patch of a series, or the commit of a branch, that changes something
+    Bisect(Box<BisectArgs>),
     /// List the tests, what each needs, and on which kernels it applies
     List(ListArgs),
     /// Judge the saved evidence of a run again, without a kernel
@@ -73,6 +76,11 @@ pub struct RunArgs {
     /// Take only the first N patches of the last series
     #[arg(long, value_name = "N")]
     pub first: Option<usize>,
+
+    /// Judge the kernel without the last series and with each patch of it more,
+    /// one after the other, and show what each patch changes
+    #[arg(long, conflicts_with_all = ["first", "perfetto", "until"])]
+    pub each: bool,
 
     /// The profile of the kernel's configuration [default: default]
     #[arg(long, value_name = "NAME")]
@@ -168,6 +176,71 @@ pub struct RunArgs {
     /// For `torture`: the guest's agent dies this long after the first order
     #[arg(long, value_name = "MS", hide = true)]
     pub torture_agent_after: Option<u64>,
+}
+
+/// Options of `bisect`.
+#[derive(Debug, Args)]
+#[command(group(
+    clap::ArgGroup::new("question").required(true).args(["test", "event", "trace", "crash"])
+))]
+pub struct BisectArgs {
+    /// Ask for the verdict on a test, by name or id; repeatable
+    #[arg(long, value_name = "ID")]
+    pub test: Vec<String>,
+
+    /// Ask from which patch on an operation sends event B where it sent A:
+    /// 'to-device: CLEAR -> MIGRATE'
+    #[arg(long, value_name = "OP: A -> B", value_parser = Question::event)]
+    pub event: Option<Question>,
+
+    /// Ask for the canonical trace of a test, by its id
+    #[arg(long, value_name = "ID")]
+    pub trace: Option<String>,
+
+    /// Ask for a complaint of the kernel with these words in its title
+    #[arg(long, value_name = "WORDS")]
+    pub crash: Option<String>,
+
+    /// The kernel's source, as for run-kernel-tests; git:PATH@GOOD..BAD bisects the
+    /// commits of a branch
+    #[arg(long, value_name = "SOURCE")]
+    pub kernel: Option<String>,
+
+    /// Patches, as for run-kernel-tests; those of the last series are bisected
+    #[arg(long, value_name = "PATH")]
+    pub series: Vec<PathBuf>,
+
+    /// Begin with the kernel that has so many of the patches [default: 0]
+    #[arg(long, value_name = "N")]
+    pub from: Option<usize>,
+
+    /// End with the kernel that has so many of the patches [default: all]
+    #[arg(long, value_name = "M")]
+    pub to: Option<usize>,
+
+    /// Which tests run for --event and --crash, as for run-kernel-tests
+    #[arg(long, value_name = "GLOBS", conflicts_with_all = ["test", "trace"])]
+    pub filter: Vec<String>,
+
+    /// The profile of the kernel's configuration [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+
+    /// How long a test may take, before scaling for emulation [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+
+    /// Make this the run directory; a bisect that was interrupted goes on from it
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Also write bisect.json here
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// Options of `list`.

@@ -21,6 +21,7 @@ pub mod report;
 // What the stages stand on.
 pub mod abi;
 mod ask;
+pub mod bisect;
 pub mod callers;
 mod chunks;
 pub mod console;

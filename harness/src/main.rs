@@ -7,7 +7,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, bench, check, doctor, judge, list, run_kernel_tests, show, torture,
+    self, bench, bisect, check, doctor, judge, list, run_kernel_tests, show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<u8, Stop> {
     match cli.command {
         Command::RunKernelTests(args) => run_kernel_tests::run(&commands::session()?, &args).await,
+        Command::Bisect(args) => bisect::run(&commands::session()?, &args).await,
         Command::List(args) => list::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Show(args) => show::run(&commands::session()?, &args).await,

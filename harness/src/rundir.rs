@@ -42,7 +42,10 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 8] = [
+const FILES: [&str; 11] = [
+    BISECT,
+    "bisect.json.new",
+    BISECT_HTML,
     "plan.yaml",
     "results.json",
     report::DRAFT,
@@ -53,6 +56,11 @@ const FILES: [&str; 8] = [
     "qemu.cmd",
 ];
 
+/// What a bisect has found, and goes on from.
+pub const BISECT: &str = "bisect.json";
+/// The same as a page.
+pub const BISECT_HTML: &str = "bisect.html";
+
 /// The console of a VM while it runs; `console.log` takes it over when the VM is
 /// gone.
 pub fn console_of(vm: u32) -> String {
@@ -61,6 +69,9 @@ pub fn console_of(vm: u32) -> String {
 
 /// Where traces are kept, in a run directory.
 pub const TRACES: &str = "trace";
+
+/// Where the runs of single kernels are, each under a number of three digits.
+pub const EACH: &str = "each";
 
 /// What came through the trace port of a VM for the test that was its `run`th,
 /// counted from 1.
@@ -90,6 +101,11 @@ fn is_trace(name: &std::ffi::OsStr) -> bool {
     matches!(kind, Some("raw" | "jsonl" | "canonical"))
 }
 
+/// Whether a directory among the runs of single kernels is one of them.
+fn is_number(name: &std::ffi::OsStr) -> bool {
+    name.len() >= 3 && name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+}
+
 /// What speaks against `--json PATH` beside the run directory `out`.
 pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
     if path.file_name().is_some_and(|name| name == "results.json") {
@@ -115,7 +131,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let number = name.strip_prefix("console-").and_then(|rest| rest.strip_suffix(".log"));
     FILES.contains(&name)
-        || name == TRACES
+        || [TRACES, EACH].contains(&name)
         || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
@@ -138,8 +154,14 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
     let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
     let traces = fs::read_dir(dir.join(TRACES)).into_iter().flatten().flatten();
     let traces: Vec<_> = traces.map(|entry| entry.file_name()).collect();
-    let foreign = names.iter().find(|name| !is_ours(name));
-    if let Some(foreign) = foreign.or(traces.iter().find(|name| !is_trace(name))) {
+    let each = fs::read_dir(dir.join(EACH)).into_iter().flatten().flatten();
+    let each: Vec<_> = each.map(|entry| entry.file_name()).collect();
+    let foreign = names
+        .iter()
+        .find(|name| !is_ours(name))
+        .or(traces.iter().find(|name| !is_trace(name)))
+        .or(each.iter().find(|name| !is_number(name)));
+    if let Some(foreign) = foreign {
         return problem(&format!("holds what is not ours: {}", foreign.display()));
     }
     if !names.is_empty() && !is_run(dir) {
@@ -189,12 +211,9 @@ pub fn create(out: Option<&Path>, cwd: &Path) -> Result<(PathBuf, Flock<File>)> 
         let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
         for entry in entries.flatten().filter(|entry| is_ours(&entry.file_name())) {
             let path = entry.path();
-            // Of traces there are only such as a run leaves, or it were not ours.
-            let removed = if entry.file_name() == TRACES {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            // In them is only what a run leaves, or it were not ours.
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         return Ok((dir.to_owned(), held));

@@ -9,6 +9,7 @@ use hmm_protocol::wire::Abi;
 use serde::{Deserialize, Serialize};
 
 use super::lane::Lane;
+use super::loaded;
 use super::make::{VARIABLES, make};
 use crate::abi;
 use crate::config::Configured;
@@ -51,6 +52,21 @@ impl Kernel {
     /// The image that QEMU enters by PVH.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join(VMLINUX)
+    }
+
+    /// Names what of the image is loaded: where it is equal, so are the kernels. The
+    /// store remembers it.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn loaded_sha256(&self, ctx: &Context) -> Result<String, Stop> {
+        let entry = format!("loaded/{}", self.key());
+        if let Some(digest) = ctx.store.read(&entry)? {
+            return Ok(digest);
+        }
+        let digest = loaded::sha256(&self.vmlinux())?;
+        ctx.store.write(&entry, &digest)?;
+        Ok(digest)
     }
 }
 

@@ -9,6 +9,7 @@
 mod diagnose;
 mod kernel;
 mod lane;
+mod loaded;
 mod make;
 mod visit;
 

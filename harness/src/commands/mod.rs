@@ -2,8 +2,11 @@
 //! out.
 
 pub mod bench;
+pub mod bisect;
+mod candidates;
 pub mod check;
 pub mod doctor;
+mod each;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_writable, show};
+use super::{check_writable, each, show};
 use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -60,6 +60,9 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
         refresh: args.refresh,
         agent_dies: args.torture_agent_after.map(Duration::from_millis),
     };
+    if args.each {
+        return each::run(session, args, permissions, &cwd).await;
+    }
     let (results, dir) = carry_out(session, &prepared, permissions, &cwd).await?;
     // The verdict stands, and results.json has it.
     if let Err(error) = print(&report::summary(&results, &dir)) {
@@ -80,6 +83,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The plan.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where its run directory is to be, if that is said.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// Where else its results are to be.
+    pub(super) fn json(&self) -> Option<&Path> {
+        self.json.as_deref()
+    }
+
     /// Where the kernel's source is.
     pub(in crate::commands) fn source(&self) -> &Source {
         &self.source
@@ -107,9 +125,20 @@ impl Prepared {
 /// [`Stop::Usage`].
 pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<Prepared, Stop> {
     let mut problems = Vec::new();
+    let wishes = wishes(options, plan_file, cwd, &mut problems);
+    resolve(wishes, problems, cwd)
+}
+
+/// What is wished for on the command line and in a plan, with absolute paths.
+pub(super) fn wishes(
+    options: Wishes,
+    plan_file: Option<&Path>,
+    cwd: &Path,
+    problems: &mut Vec<Problem>,
+) -> Wishes {
     let from_file = match plan_file.map(|path| (path, read_plan(&cwd.join(path)))) {
         None => Wishes::default(),
-        Some((path, Ok(text))) => plan::read(path, &text, cwd, &mut problems),
+        Some((path, Ok(text))) => plan::read(path, &text, cwd, problems),
         Some((path, Err(error))) => {
             problems.push(
                 Problem::new("--plan", format!("{}: {error}", path.display()))
@@ -118,7 +147,18 @@ pub fn prepare(options: Wishes, plan_file: Option<&Path>, cwd: &Path) -> Result<
             Wishes::default()
         }
     };
-    let wishes = options.over(from_file, cwd);
+    options.over(from_file, cwd)
+}
+
+/// Makes a plan of wishes, unless there are problems.
+///
+/// # Errors
+/// [`Stop::Usage`] with all of them.
+pub(super) fn resolve(
+    wishes: Wishes,
+    mut problems: Vec<Problem>,
+    cwd: &Path,
+) -> Result<Prepared, Stop> {
     let (out, json) = (wishes.out.clone(), wishes.json.clone());
     let perfetto = wishes.perfetto.clone();
     problems.extend(out.as_deref().and_then(rundir::check_out));
@@ -297,6 +337,7 @@ async fn stages(
     let stage = Timed::start(ctx, Stage::Build);
     let kernel = build::kernel(ctx, configured, dir).await?;
     info.release.clone_from(&kernel.release);
+    info.loaded_sha256 = kernel.loaded_sha256(ctx)?;
     ctx.log.emit(Event::Kernel(info));
     stage.finish(kernel.reused, format!("vmlinux {}", kernel.release));
     if plan.until <= Stage::Build {

@@ -11,7 +11,7 @@ mod mail;
 mod read;
 mod thread;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,30 @@ pub(crate) fn divide(range: &str) -> (&str, &str) {
 /// What is wrong with the paths of a series. Reads them and nothing else.
 pub fn check(series: &[PathBuf]) -> Vec<Problem> {
     read::all(series).err().unwrap_or_default()
+}
+
+/// A patch that can be taken or left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Its subject.
+    pub subject: String,
+    /// Its author, by name and address; nothing for a plain diff.
+    pub author: Option<String>,
+}
+
+/// The patches of one series, in order.
+///
+/// # Errors
+/// [`Stop::Usage`] for what [`check`] says.
+pub async fn patches(ctx: &Context, series: &Path) -> Result<Vec<Offered>, Stop> {
+    let parts = read::all(&[series.to_owned()]).map_err(|problems| Stop::Usage { problems })?;
+    let git = Git::of(&ctx.store)?;
+    let parted = mail::part(ctx, &git, &parts, None).await?;
+    let offered = parted.patches.into_iter().map(|patch| Offered {
+        subject: patch.subject,
+        author: patch.author.map(|(name, address)| format!("{name} <{address}>")),
+    });
+    Ok(offered.collect())
 }
 
 /// Applies several series to a source, of the last one only the `first` patches if

@@ -7,6 +7,7 @@
 
 mod buffers;
 mod canonical;
+mod changes;
 mod decode;
 pub mod diff;
 mod fold;
@@ -27,6 +28,7 @@ use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
 use sha2::{Digest as _, Sha256};
 
 pub use canonical::Canonical;
+pub use changes::changes;
 pub use decode::{About, Calls, Decoded, decode};
 pub use format::Formats;
 pub use perfetto::{Perfetto, Times};

@@ -2,10 +2,11 @@
 //!
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
-//! says what the harness must make of it, and every kernel of `ci/traces.yaml`,
-//! which says in what its traces must differ. A harness that has only seen
-//! green is untested.
+//! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
+//! answers are known, and every kernel of `ci/traces.yaml`, which says in what its
+//! traces must differ. A harness that has only seen green is untested.
 
+mod bisects;
 mod traces;
 
 use std::fs;
@@ -71,6 +72,13 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
             let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
             steps.push(ran.0);
         }
+    }
+    for case in bisects::cases(&checkout)? {
+        let name = case.name();
+        say(format_args!("check    {name}"));
+        let start = Instant::now();
+        let wrong = case.run(session, &checkout).await?;
+        steps.push(Step { name, took: start.elapsed(), wrong });
     }
     for case in traces::cases(&checkout)? {
         let name = case.name();

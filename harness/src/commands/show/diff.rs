@@ -25,7 +25,7 @@ enum Line {
 }
 
 /// The steps of two traces with what differs in them.
-pub(super) fn side_by_side(a: &str, b: &str) -> String {
+pub(in crate::commands) fn side_by_side(a: &str, b: &str) -> String {
     let steps = diff(a, b);
     let mut lines = Vec::new();
     for group in steps.chunk_by(|one, next| one.is_equal() && next.is_equal()) {

@@ -2,7 +2,7 @@
 //! test is what `results.json` says.
 
 mod callers;
-mod diff;
+pub(super) mod diff;
 mod overview;
 pub mod perfetto;
 

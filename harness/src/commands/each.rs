@@ -1,0 +1,218 @@
+//! `run-kernel-tests --each`: every patch of a series judged on its own, and what
+//! each of them changes.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::candidates::{Candidate, Candidates, Judged};
+use super::run_kernel_tests::{Permissions, resolve, wishes};
+use crate::cli::RunArgs;
+use crate::context::Session;
+use crate::judge::{Results, RunOutcome, Summary, TestResult, Verdict};
+use crate::progress::{clean, print, say};
+use crate::stop::{self, Stop};
+use crate::trace::changes;
+use crate::{report, rundir};
+
+/// What several runs come to: the first of these that one of them has.
+const WORST_FIRST: [u8; 3] = [stop::FAULT, stop::NOT_JUDGEABLE, stop::NOT_AS_EXPECTED];
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the request, or with the place of its results; or when it was
+/// interrupted.
+pub(super) async fn run(
+    session: &Session,
+    args: &RunArgs,
+    permissions: Permissions,
+    cwd: &Path,
+) -> Result<u8, Stop> {
+    let mut problems = Vec::new();
+    let wishes = wishes(args.wishes(), args.plan.as_deref(), cwd, &mut problems);
+    let prepared = resolve(wishes.clone(), problems, cwd)?;
+    let (dir, _held) = rundir::create(prepared.out(), cwd)?;
+    session.log.record_in(&dir)?;
+    let text = serde_yaml::to_string(prepared.plan()).context("the plan")?;
+    std::fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
+
+    let ctx = session.context()?;
+    let runs = dir.join(rundir::EACH);
+    let mut candidates = Candidates::of(&ctx, wishes, permissions, runs.clone()).await?;
+    let last = candidates.last();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut before: Option<Judged> = None;
+    let mut whole: Option<Results> = None;
+    for number in 0..=last {
+        let candidate = candidates.all[number].clone();
+        say(format_args!("each     {}", clean(&candidate.name(last))));
+        let judged = candidates.judge(session, number, cwd).await?;
+        let row = Row::of(&candidate, last, &judged, before.as_ref());
+        say(format_args!("each     {}", row.tests));
+        rows.push(row);
+        whole = Some(judged.results.clone());
+        if judged.results.exit_code <= stop::NOT_AS_EXPECTED {
+            before = Some(judged);
+        }
+    }
+    let code = WORST_FIRST.into_iter().find(|code| rows.iter().any(|row| row.code == *code));
+    let code = code.unwrap_or(stop::AS_EXPECTED);
+    // The results of the whole series, but for what all of them come to.
+    if let Some(mut results) = whole {
+        let bad: Vec<&str> =
+            rows.iter().filter(|row| row.code != 0).map(|row| row.patch.as_str()).collect();
+        if !bad.is_empty() {
+            results.reason = Some(format!("not as expected: {}", bad.join("; ")));
+        }
+        (results.exit_code, results.outcome) = (code, outcome(code));
+        report::write(&results, &dir)?;
+        if let Some(path) = prepared.json() {
+            report::write_copy(&results, path)?;
+        }
+    }
+    let text = format!("{}evidence in {}\n", table(&rows), runs.display());
+    print(&text.lines().map(|line| clean(line) + "\n").collect::<String>())?;
+    Ok(code)
+}
+
+fn outcome(code: u8) -> RunOutcome {
+    match code {
+        stop::AS_EXPECTED => RunOutcome::AsExpected,
+        stop::NOT_AS_EXPECTED => RunOutcome::NotAsExpected,
+        stop::NOT_JUDGEABLE => RunOutcome::NotJudgeable,
+        _ => RunOutcome::Fault,
+    }
+}
+
+/// A line of the table, whose last two cells may have several.
+struct Row {
+    patch: String,
+    code: u8,
+    /// Why it cannot be judged, if it cannot.
+    reason: Option<String>,
+    tests: String,
+    verdicts: Vec<String>,
+    notifier: Vec<String>,
+}
+
+impl Row {
+    fn of(candidate: &Candidate, last: usize, judged: &Judged, before: Option<&Judged>) -> Row {
+        let results = &judged.results;
+        let can_be_judged = results.exit_code <= stop::NOT_AS_EXPECTED;
+        let tests = match judged.same_as {
+            _ if !can_be_judged => "cannot be judged".to_owned(),
+            Some(other) => format!("the same kernel as {other}/{last}"),
+            None => counts(&results.summary),
+        };
+        let (verdicts, notifier) = match before {
+            Some(before) if can_be_judged => {
+                (verdicts(&before.results, results), notifier(before, judged))
+            }
+            _ => Default::default(),
+        };
+        let first = |reason: &String| reason.lines().next().unwrap_or_default().to_owned();
+        let reason = results.reason.as_ref().filter(|_| !can_be_judged).map(first);
+        let patch = candidate.name(last);
+        Row { patch, code: results.exit_code, reason, tests, verdicts, notifier }
+    }
+}
+
+fn counts(summary: &Summary) -> String {
+    let parts = [
+        (summary.passed, "passed"),
+        (summary.failed, "failed"),
+        (summary.crashed, "crashed"),
+        (summary.timed_out, "timed out"),
+        (summary.skipped, "skipped"),
+        (summary.not_run, "not run"),
+    ];
+    let parts = parts.into_iter().filter(|(n, what)| *n > 0 || *what == "passed");
+    parts.map(|(n, what)| format!("{n} {what}")).collect::<Vec<_>>().join(", ")
+}
+
+/// The verdict of a run on a test.
+fn verdict(results: &Results, id: &str) -> Option<Verdict> {
+    results.tests.iter().find(|test| test.id == id).map(|test| test.verdict)
+}
+
+/// Which tests have another verdict than before.
+fn verdicts(before: &Results, now: &Results) -> Vec<String> {
+    let word = |verdict: Verdict| verdict.as_str().replace('_', " ");
+    let changed = |test: &TestResult| {
+        let then = verdict(before, &test.id)?;
+        (then != test.verdict)
+            .then(|| format!("{}: {} -> {}", test.id, word(then), word(test.verdict)))
+    };
+    now.tests.iter().filter_map(changed).collect()
+}
+
+/// In which operations other events are sent than before. A test with another
+/// verdict does other things.
+fn notifier(before: &Judged, now: &Judged) -> Vec<String> {
+    let same = |id: &str| verdict(&before.results, id) == verdict(&now.results, id);
+    let (then, after) = (before.canonical(), now.canonical());
+    let both = then.iter().filter(|(id, _)| same(id));
+    let pairs = both.filter_map(|(id, then)| Some((then.as_str(), after.get(id)?.as_str())));
+    changes(pairs).into_iter().map(|(op, how)| format!("{op}: {how}")).collect()
+}
+
+/// Patches down; tests, verdicts and events across.
+fn table(rows: &[Row]) -> String {
+    let head = ["patch", "tests", "verdicts", "notifier"].map(str::to_owned);
+    let mut lines: Vec<[String; 4]> = vec![head];
+    for row in rows {
+        for n in 0..row.verdicts.len().max(row.notifier.len()).max(1) {
+            let first = |text: &str| if n == 0 { text.to_owned() } else { String::new() };
+            let cell = |cells: &[String]| cells.get(n).cloned().unwrap_or_default();
+            let cells = [cell(&row.verdicts), cell(&row.notifier)];
+            let [verdict, event] = cells;
+            lines.push([first(&row.patch), first(&row.tests), verdict, event]);
+        }
+    }
+    let width = |column: usize| {
+        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+    };
+    let [a, b, c] = [width(0), width(1), width(2)];
+    let line = |[one, two, three, four]: &[String; 4]| {
+        let line = format!("{one:<a$}  {two:<b$}  {three:<c$}  {four}");
+        format!("{}\n", line.trim_end())
+    };
+    let mut text: String = lines.iter().map(line).collect();
+    // The reason of one is often that of all behind it.
+    let reasons: Vec<&str> = rows.iter().filter_map(|row| row.reason.as_deref()).collect();
+    for (n, reason) in reasons.iter().enumerate() {
+        if !reasons[..n].contains(reason) {
+            text.push_str(&format!("cannot be judged: {reason}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_with_several_changes_takes_several_lines() {
+        let row = |patch: &str, verdicts: &[&str], notifier: &[&str]| Row {
+            patch: patch.into(),
+            code: 0,
+            reason: None,
+            tests: "2 passed".into(),
+            verdicts: verdicts.iter().map(|s| s.to_string()).collect(),
+            notifier: notifier.iter().map(|s| s.to_string()).collect(),
+        };
+        let rows = [
+            row("0/1 base", &[], &[]),
+            row("1/1 one", &["a: failed -> passed"], &["x: + A", "y: - B"]),
+        ];
+        assert_eq!(
+            table(&rows),
+            "patch     tests     verdicts             notifier\n\
+             0/1 base  2 passed\n\
+             1/1 one   2 passed  a: failed -> passed  x: + A\n\
+             \x20                                        y: - B\n"
+        );
+    }
+}
