@@ -155,12 +155,16 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
     let traces = fs::read_dir(dir.join(TRACES)).into_iter().flatten().flatten();
     let traces: Vec<_> = traces.map(|entry| entry.file_name()).collect();
     let each = fs::read_dir(dir.join(EACH)).into_iter().flatten().flatten();
-    let each: Vec<_> = each.map(|entry| entry.file_name()).collect();
-    let foreign = names
-        .iter()
-        .find(|name| !is_ours(name))
-        .or(traces.iter().find(|name| !is_trace(name)))
-        .or(each.iter().find(|name| !is_number(name)));
+    for entry in each {
+        if !is_number(&entry.file_name()) || !entry.path().is_dir() {
+            return problem(&format!("holds what is not ours: {}", entry.path().display()));
+        }
+        if let Some(inside) = check_out(&entry.path()) {
+            return Some(inside);
+        }
+    }
+    let foreign =
+        names.iter().find(|name| !is_ours(name)).or(traces.iter().find(|name| !is_trace(name)));
     if let Some(foreign) = foreign {
         return problem(&format!("holds what is not ours: {}", foreign.display()));
     }
@@ -301,5 +305,22 @@ mod tests {
         fs::write(dir.path().join("thesis.txt"), "years of work").expect("writable");
         assert!(check_out(dir.path()).is_some());
         assert!(check_out(&dir.path().join("thesis.txt")).is_some());
+    }
+
+    #[test]
+    fn what_lies_in_the_run_of_a_single_kernel_must_be_its_own_too() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = |name: &str| dir.path().join(name);
+        let one = path("each/003");
+        fs::create_dir_all(&one).expect("writable");
+        for dir in [dir.path(), one.as_path()] {
+            fs::write(dir.join(MARK), "").expect("writable");
+        }
+        assert_eq!(check_out(dir.path()), None);
+        fs::write(one.join("notes.txt"), "mine").expect("writable");
+        assert!(check_out(dir.path()).is_some_and(|problem| problem.what.contains("notes.txt")));
+        fs::remove_file(one.join("notes.txt")).expect("removable");
+        fs::write(path("each/004"), "no directory").expect("writable");
+        assert!(check_out(dir.path()).is_some());
     }
 }

@@ -301,13 +301,13 @@ async fn a_thread_gives_the_newest_version_in_its_order() {
         mail("Re: [PATCH v2 1/2] mm: three", &format!("why?\n{quoted}")),
         mail("[PATCH v2 0/2] mm: all", "a cover letter\n"),
         mail("[PATCH v2 1/2] mm: three", &one),
-        mail("[PATCH] mm: on top", &one),
+        mail("[PATCH] mm: on =?utf-8?q?t=1b[31mop?=", &one),
     ];
     let path = mbox(&home, "thread.mbox", &thread);
     let tree = on_kernel(&home, &[&path]).await.unwrap();
     assert_eq!(subjects(&tree), ["mm: three", "mm: twenty"]);
     let told =
-        ["thread.mbox: 2 patches of v2 taken, left out: \"mm: on top\", which has no number, \
+        ["thread.mbox: 2 patches of v2 taken, left out: \"mm: on t[31mop\", which has no number, \
          v1 (1 patch)"];
     assert_eq!(notes(), told);
     // What is in the store is told of again.

@@ -34,8 +34,8 @@ pub enum Question {
 pub struct Seen<'a> {
     /// Its results.
     pub results: &'a Results,
-    /// The canonical traces that it has, by the ids of their tests.
-    pub canonical: BTreeMap<String, String>,
+    /// The canonical traces that it has, by the ids of their tests: of each turn.
+    pub canonical: BTreeMap<String, Vec<String>>,
 }
 
 /// What a kernel says to a question.
@@ -136,8 +136,16 @@ fn verdicts(results: &Results, ids: &[String]) -> Answer {
 }
 
 fn event(seen: &Seen<'_>, op: &str, from: &str, to: &str) -> Answer {
-    let events: BTreeSet<&str> =
-        seen.canonical.values().flat_map(|canonical| events_of(canonical, op)).collect();
+    let turns = seen.canonical.values().map(Vec::len).max().unwrap_or_default();
+    // What is sent in one turn is sent in each.
+    let of = |turn: usize| -> BTreeSet<&str> {
+        let traces = seen.canonical.values().filter_map(|traces| traces.get(turn));
+        traces.flat_map(|canonical| events_of(canonical, op)).collect()
+    };
+    let events = of(0);
+    if (1..turns).any(|turn| of(turn).contains(to) != events.contains(to)) {
+        return Answer::Flickers(format!("{op} sends {to} now and then"));
+    }
     if events.contains(to) {
         Answer::Is(to.to_owned())
     } else if events.contains(from) {
@@ -169,6 +177,10 @@ fn trace(seen: &Seen<'_>, id: &str) -> Answer {
     let Some(test) = seen.results.tests.iter().find(|test| test.id == *id) else {
         return Answer::Unknown(format!("{id} did not run"));
     };
+    let turns = seen.canonical.get(id).map_or(&[][..], Vec::as_slice);
+    if turns.windows(2).any(|pair| pair[0] != pair[1]) {
+        return Answer::Flickers(format!("{id}: its trace is not the same each time"));
+    }
     match &test.trace.canonical_sha256 {
         Some(digest) => Answer::Is(digest.get(..12).unwrap_or(digest).to_owned()),
         None => {

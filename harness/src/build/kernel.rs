@@ -54,8 +54,9 @@ impl Kernel {
         self.dir.join(VMLINUX)
     }
 
-    /// Names what of the image is loaded: where it is equal, so are the kernels. The
-    /// store remembers it.
+    /// Names what makes a difference to its tests: what of the image is loaded, and
+    /// what is read from the tree to understand it. Where it is equal, so are the
+    /// kernels. The store remembers it.
     ///
     /// # Errors
     /// When the image cannot be read.
@@ -64,7 +65,10 @@ impl Kernel {
         if let Some(digest) = ctx.store.read(&entry)? {
             return Ok(digest);
         }
-        let digest = loaded::sha256(&self.vmlinux())?;
+        let image = loaded::sha256(&self.vmlinux())?;
+        let layout = serde_json::to_vec(&self.layout).context("the layout")?;
+        let abi = serde_json::to_vec(&self.abi).context("the driver's numbers")?;
+        let digest = digest([image.as_bytes(), &layout, &abi]);
         ctx.store.write(&entry, &digest)?;
         Ok(digest)
     }

@@ -20,7 +20,7 @@ use crate::judge::Results;
 use crate::plan::Wishes;
 use crate::progress::say;
 use crate::rundir::canonical_of;
-use crate::stop::{AS_EXPECTED, Problem, Stop};
+use crate::stop::{AS_EXPECTED, FAULT, Fault, NOT_AS_EXPECTED, Problem, Stop};
 use crate::{report, series};
 
 /// How much of a subject is shown on a line.
@@ -35,6 +35,9 @@ pub(super) struct Candidate {
     pub(super) subject: String,
     /// Its author.
     pub(super) author: Option<String>,
+    /// What it is, whatever it is called: the name of the commit, or a digest of the
+    /// patch; nothing for a base.
+    pub(super) identity: String,
 }
 
 impl Candidate {
@@ -59,14 +62,16 @@ pub(super) struct Candidates {
     dir: PathBuf,
     /// The kernels that were judged, by what is loaded of them.
     known: BTreeMap<String, usize>,
+    /// What the patches became, as far as any of them was applied.
+    commits: Vec<String>,
 }
 
 /// How to come to a candidate.
 enum How {
     /// With so many patches of the last series.
     Patches,
-    /// By these commits of the repository at a path.
-    Commits(PathBuf, Vec<String>),
+    /// By its commit in the repository at a path.
+    Commits(PathBuf),
 }
 
 /// A kernel that was judged.
@@ -82,18 +87,29 @@ pub(super) struct Judged {
 }
 
 impl Judged {
-    /// The canonical traces that it has, by the ids of their tests.
+    /// The canonical traces that it has, by the ids of their tests: those of the
+    /// first turn.
     pub(super) fn canonical(&self) -> BTreeMap<String, String> {
-        let read = |id: &String| {
-            let text = fs::read_to_string(self.dir.join(canonical_of(id, 0))).ok()?;
-            Some((id.clone(), text))
-        };
-        self.results.tests.iter().filter_map(|test| read(&test.id)).collect()
+        let first = |(id, mut turns): (String, Vec<String>)| (id, turns.swap_remove(0));
+        self.turns().into_iter().map(first).collect()
+    }
+
+    /// The canonical traces of all turns; a test that has none is left out.
+    pub(super) fn turns(&self) -> BTreeMap<String, Vec<String>> {
+        let mut all = BTreeMap::new();
+        for test in &self.results.tests {
+            let read = |turn| fs::read_to_string(self.dir.join(canonical_of(&test.id, turn))).ok();
+            let turns: Vec<String> = (0..test.attempts).map_while(read).collect();
+            if !turns.is_empty() {
+                all.insert(test.id.clone(), turns);
+            }
+        }
+        all
     }
 }
 
 impl Candidates {
-    /// The base of a plan, and the patches of its last series. Runs go below `dir`.
+    /// The base of a plan, and the patches of its last series.
     ///
     /// # Errors
     /// When there is no series, or it cannot be read.
@@ -101,7 +117,6 @@ impl Candidates {
         ctx: &Context,
         wishes: Wishes,
         permissions: Permissions,
-        dir: PathBuf,
     ) -> Result<Candidates, Stop> {
         let Some(last) = wishes.series.last() else {
             return Err(Stop::usage(
@@ -113,12 +128,13 @@ impl Candidates {
             1 => "the kernel without the series".to_owned(),
             _ => "the kernel without the last series".to_owned(),
         };
-        let mut all = vec![Candidate { number: 0, subject: base, author: None }];
+        let identity = String::new();
+        let mut all = vec![Candidate { number: 0, subject: base, author: None, identity }];
         for (n, patch) in series::patches(ctx, last).await?.into_iter().enumerate() {
-            let series::Offered { subject, author } = patch;
-            all.push(Candidate { number: n + 1, subject, author });
+            let series::Offered { subject, author, identity } = patch;
+            all.push(Candidate { number: n + 1, subject, author, identity });
         }
-        Ok(Candidates { all, how: How::Patches, wishes, permissions, dir, known: BTreeMap::new() })
+        Ok(Candidates::new(all, How::Patches, wishes, permissions))
     }
 
     /// The commits of a branch, from the first on.
@@ -129,22 +145,37 @@ impl Candidates {
         branch: &Branch,
         wishes: Wishes,
         permissions: Permissions,
-        dir: PathBuf,
     ) -> Result<Candidates, Stop> {
         let mut all = Vec::new();
-        let mut names = Vec::new();
-        for (number, Commit { name, subject, author }) in branch.commits()?.into_iter().enumerate()
-        {
-            all.push(Candidate { number, subject, author: Some(author) });
-            names.push(name);
+        for (number, commit) in branch.commits()?.into_iter().enumerate() {
+            let Commit { name: identity, subject, author } = commit;
+            all.push(Candidate { number, subject, author: Some(author), identity });
         }
-        let how = How::Commits(branch.path.clone(), names);
-        Ok(Candidates { all, how, wishes, permissions, dir, known: BTreeMap::new() })
+        let how = How::Commits(branch.path.clone());
+        Ok(Candidates::new(all, how, wishes, permissions))
+    }
+
+    fn new(all: Vec<Candidate>, how: How, wishes: Wishes, permissions: Permissions) -> Candidates {
+        let (dir, known, commits) = (PathBuf::new(), BTreeMap::new(), Vec::new());
+        Candidates { all, how, wishes, permissions, dir, known, commits }
+    }
+
+    /// Where the runs go: below this directory.
+    pub(super) fn place(&mut self, dir: PathBuf) {
+        self.dir = dir;
     }
 
     /// The number of the last one.
     pub(super) fn last(&self) -> usize {
         self.all.len() - 1
+    }
+
+    /// The commit that the patch of one of them is, or became by its results.
+    pub(super) fn commit(&self, number: usize, results: &Results) -> Option<String> {
+        match self.how {
+            How::Commits(_) => Some(self.all[number].identity.clone()),
+            How::Patches => results.kernel.series.last().map(|patch| patch.commit.clone()),
+        }
     }
 
     fn dir_of(&self, number: usize) -> PathBuf {
@@ -155,6 +186,7 @@ impl Candidates {
     pub(super) fn judged_before(&mut self, number: usize) -> Option<Judged> {
         let text = fs::read_to_string(self.dir_of(number).join("results.json")).ok()?;
         let results: Results = serde_json::from_str(&text).ok()?;
+        self.same_as_before(&results).ok()?;
         let same_as = self.known.get(&results.kernel.loaded_sha256).copied();
         self.learn(number, &results);
         let dir = self.dir_of(same_as.unwrap_or(number));
@@ -164,9 +196,32 @@ impl Candidates {
     /// From here on a kernel that is the same need not be judged.
     fn learn(&mut self, number: usize, results: &Results) {
         let loaded = &results.kernel.loaded_sha256;
-        if !loaded.is_empty() {
+        if !loaded.is_empty() && results.exit_code <= NOT_AS_EXPECTED {
             self.known.entry(loaded.clone()).or_insert(number);
         }
+    }
+
+    /// Holds what the patches became against what they were before: where they stand
+    /// on another tree, or are others, they have other names.
+    ///
+    /// # Errors
+    /// When the source or the series has changed meanwhile.
+    fn same_as_before(&mut self, results: &Results) -> Result<(), Stop> {
+        if matches!(self.how, How::Commits(_)) {
+            return Ok(());
+        }
+        let now: Vec<String> =
+            results.kernel.series.iter().map(|patch| patch.commit.clone()).collect();
+        let both = now.len().min(self.commits.len());
+        if now[..both] != self.commits[..both] {
+            let what = "the kernel's source or the series has changed meanwhile";
+            let hint = "begin again, with a source that stays as it is: git:PATH@COMMIT";
+            return Err(Stop::usage(Problem::new("--series", what).hint(hint)));
+        }
+        if now.len() > both {
+            self.commits = now;
+        }
+        Ok(())
     }
 
     /// Judges one of them, unless its kernel is that of one that was judged.
@@ -214,22 +269,23 @@ impl Candidates {
     }
 
     async fn carry_out(
-        &self,
+        &mut self,
         session: &Session,
         number: usize,
         until: Option<Stage>,
         cwd: &Path,
     ) -> Result<Results, Stop> {
-        let mut wishes = Wishes {
-            out: Some(self.dir_of(number)),
-            json: None,
-            until: until.or(self.wishes.until),
-            ..self.wishes.clone()
-        };
+        let mut wishes =
+            Wishes { out: Some(self.dir_of(number)), json: None, until, ..self.wishes.clone() };
+        if until.is_some() {
+            // What a plan expects, it expects of the tests.
+            wishes.expect = None;
+        }
         match &self.how {
             How::Patches => wishes.first = Some(number),
-            How::Commits(path, names) => {
-                wishes.kernel = Some(format!("git:{}@{}", path.display(), names[number]));
+            How::Commits(path) => {
+                let commit = &self.all[number].identity;
+                wishes.kernel = Some(format!("git:{}@{commit}", path.display()));
             }
         }
         let prepared = resolve(wishes, Vec::new(), cwd)?;
@@ -241,6 +297,12 @@ impl Candidates {
         let quiet = Session { log, interrupt: session.interrupt.clone() };
         let (results, _) = carry_out(&quiet, &prepared, self.permissions, cwd).await?;
         session.interrupt.check()?;
+        // What is the machine's fault, or ours, says nothing of the kernel.
+        if results.exit_code == FAULT {
+            let what = results.reason.unwrap_or_else(|| "a run has failed".to_owned());
+            return Err(Stop::Machine(Fault::new(what)));
+        }
+        self.same_as_before(&results)?;
         Ok(results)
     }
 
@@ -309,6 +371,13 @@ impl Branch {
             Ok(git.ask(&[&fixed, args].concat())?.text())
         };
         let first = ask(&["-1", &good, "--"])?;
+        let parents = git.ask(&["rev-list", "--first-parent", "--parents", &range, "--"])?.text();
+        let lowest = parents.lines().last().and_then(|line| line.split(' ').nth(1));
+        if lowest.is_some_and(|parent| parent != good) {
+            let what = format!("{} is no ancestor of {} by first parents", self.good, self.bad);
+            let hint = format!("begin where they part: git -C {shown} merge-base GOOD BAD");
+            return Err(Stop::usage(Problem::new("--kernel", what).hint(hint)));
+        }
         let others = ask(&["--first-parent", "--reverse", &range, "--"])?;
         let read = |line: &str| {
             let mut parts = line.split('\x1f').map(str::to_owned);

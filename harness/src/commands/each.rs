@@ -11,7 +11,7 @@ use crate::cli::RunArgs;
 use crate::context::Session;
 use crate::judge::{Results, RunOutcome, Summary, TestResult, Verdict};
 use crate::progress::{clean, print, say};
-use crate::stop::{self, Stop};
+use crate::stop::{self, Problem, Stop};
 use crate::trace::changes;
 use crate::{report, rundir};
 
@@ -31,15 +31,24 @@ pub(super) async fn run(
 ) -> Result<u8, Stop> {
     let mut problems = Vec::new();
     let wishes = wishes(args.wishes(), args.plan.as_deref(), cwd, &mut problems);
+    for (option, asked) in [
+        ("--first", wishes.first.is_some()),
+        ("--until", wishes.until.is_some()),
+        ("--perfetto", wishes.perfetto.is_some()),
+    ] {
+        if asked {
+            problems.push(Problem::new(option, "it does not go with --each"));
+        }
+    }
     let prepared = resolve(wishes.clone(), problems, cwd)?;
+    let ctx = session.context()?;
+    let mut candidates = Candidates::of(&ctx, wishes, permissions).await?;
     let (dir, _held) = rundir::create(prepared.out(), cwd)?;
     session.log.record_in(&dir)?;
     let text = serde_yaml::to_string(prepared.plan()).context("the plan")?;
     std::fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
-
-    let ctx = session.context()?;
     let runs = dir.join(rundir::EACH);
-    let mut candidates = Candidates::of(&ctx, wishes, permissions, runs.clone()).await?;
+    candidates.place(runs.clone());
     let last = candidates.last();
     let mut rows: Vec<Row> = Vec::new();
     let mut before: Option<Judged> = None;

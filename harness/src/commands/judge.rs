@@ -17,6 +17,12 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         let what = format!("{} is still going", dir.display());
         return Err(Stop::usage(Problem::new("RUN", what).hint("wait for its end")));
     }
+    let each = dir.join(rundir::EACH);
+    if each.is_dir() {
+        let what = format!("{} is several runs", dir.display());
+        let hint = format!("judge one of those in {}", each.display());
+        return Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
+    }
     let json = args.json.as_ref().map(|path| cwd.join(path));
     if let Some(json) = &json {
         let problem = check_writable("--json", json).or_else(|| rundir::check_json(json, &dir));

@@ -66,8 +66,8 @@ pub struct KernelInfo {
     pub tree: String,
     /// SHA-256 of the resolved configuration.
     pub config_sha256: String,
-    /// SHA-256 of what is loaded of its image, the build id left out: where it is
-    /// equal, so are the kernels.
+    /// A digest of what is loaded of its image, the build id left out, and of what is
+    /// read from its tree: where it is equal, so are the kernels.
     #[serde(default)]
     pub loaded_sha256: String,
     /// The name of the profile.

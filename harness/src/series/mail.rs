@@ -189,11 +189,18 @@ impl Reader<'_> {
             Some(value.trim().to_owned()).filter(|value| !value.is_empty())
         };
         let subject = field("Subject").unwrap_or_default();
-        let (tag, title) = Tag::read(&subject);
+        let (mut tag, title) = Tag::read(&subject);
+        if tag.is_talk() && read::diff_in(&diff) {
+            // A subject in the body takes the place of the mail's own, and its tag.
+            let outer = ["mailinfo", "-k", "-u", "--no-inbody-headers", "/dev/null", "/dev/null"];
+            let said = git::ask(self.git.cmd(&shell, &outer).stdin(mail))?.text();
+            let own = said.lines().find_map(|line| line.strip_prefix("Subject: "));
+            tag = own.map_or(tag, |own| Tag::read(own).0);
+        }
         let base = Base::read([&text, &diff]);
         Ok(Letter {
             file: part.name(),
-            title: title.to_owned(),
+            title: read::subject(title, &part.name()),
             tag,
             base,
             text: String::from_utf8_lossy(&text).replace('\0', "").trim().to_owned(),

@@ -59,6 +59,8 @@ pub struct Offered {
     pub subject: String,
     /// Its author, by name and address; nothing for a plain diff.
     pub author: Option<String>,
+    /// A digest of all that makes a difference to what comes of it.
+    pub identity: String,
 }
 
 /// The patches of one series, in order.
@@ -70,6 +72,7 @@ pub async fn patches(ctx: &Context, series: &Path) -> Result<Vec<Offered>, Stop>
     let git = Git::of(&ctx.store)?;
     let parted = mail::part(ctx, &git, &parts, None).await?;
     let offered = parted.patches.into_iter().map(|patch| Offered {
+        identity: digest([patch.subject.as_bytes(), patch.text.as_bytes(), &patch.diff]),
         subject: patch.subject,
         author: patch.author.map(|(name, address)| format!("{name} <{address}>")),
     });

@@ -127,10 +127,27 @@ fn newest_of_each<M: Mail>(mails: Vec<M>, left_out: &mut Vec<String>) -> Vec<M> 
         let version = newest.entry(mail.title().to_owned()).or_default();
         *version = (*version).max(mail.tag().version);
     }
-    let (series, older): (Vec<M>, Vec<M>) =
+    let (all, older): (Vec<M>, Vec<M>) =
         mails.into_iter().partition(|mail| newest.get(mail.title()) == Some(&mail.tag().version));
     left_out.extend(older.iter().map(|m| format!("v{} of \"{}\"", m.tag().version, m.title())));
+    // One that came by two ways, or was sent again.
+    let mut series: Vec<M> = Vec::new();
+    for mail in all {
+        let same = |other: &M| core(other.diff()) == core(mail.diff());
+        if !series.iter().any(|other| other.title() == mail.title() && same(other)) {
+            series.push(mail);
+        }
+    }
     series
+}
+
+/// What of a mail is the diff: without the notes before it, and what a list or a
+/// mailer has put behind it.
+fn core(diff: &[u8]) -> &[u8] {
+    let find = |what: &[u8]| diff.windows(what.len()).position(|bytes| bytes == what);
+    let start = find(b"\ndiff --git ").unwrap_or(0);
+    let end = find(b"\n-- \n").unwrap_or(diff.len());
+    diff.get(start..end).unwrap_or(diff)
 }
 
 /// The newest version of a series, whole and in its order.
@@ -148,7 +165,9 @@ fn newest<M: Mail>(mails: Vec<M>, left_out: &mut Vec<String>) -> Result<Vec<M>, 
             continue;
         }
         // It may have come by two ways.
-        let same = |of: &BTreeMap<u32, M>| of.get(&number).is_some_and(|m| m.diff() == mail.diff());
+        let same = |of: &BTreeMap<u32, M>| {
+            of.get(&number).is_some_and(|other| core(other.diff()) == core(mail.diff()))
+        };
         let its = |(size, _): &&mut (u32, BTreeMap<u32, M>)| *size == count;
         if series.iter().any(|(size, of)| *size == count && same(of)) {
             continue;
@@ -292,6 +311,9 @@ mod tests {
             series(&["[PATCH] a", "[PATCH v2] a", "Re: [PATCH] a | "]),
             (vec!["a".into()], vec!["v1 of \"a\"".into()])
         );
+        let again =
+            ["[PATCH] a | x\ndiff --git a\n-- \n2", "[PATCH RESEND] a | y\ndiff --git a\n-- \n3"];
+        assert_eq!(series(&again).0, ["a"], "only the notes are others");
         assert_eq!(series(&["no tag", "nor here"]).0, ["no tag", "nor here"]);
         assert_eq!(series(&["[PATCH 0/2] cover | "]).0, [""; 0]);
         assert_eq!(series(&["[PATCH v2 3/5] three", "Re: three | "]).0, ["three"]);

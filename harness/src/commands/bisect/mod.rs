@@ -46,25 +46,34 @@ pub async fn run(session: &Session, args: &BisectArgs) -> Result<u8, Stop> {
     let out = args.out.as_deref().map(|dir| cwd.join(dir));
     // One that is gone on with keeps what it has.
     let before = out.as_deref().and_then(State::read);
-    if before.is_none() {
-        problems.extend(out.as_deref().and_then(rundir::check_out));
+    match &out {
+        Some(dir) if before.is_some() && rundir::is_live(dir) => {
+            let what = format!("{} belongs to a bisect that is still going", dir.display());
+            problems.push(Problem::new("--out", what));
+        }
+        Some(dir) if before.is_none() => problems.extend(rundir::check_out(dir)),
+        _ => {}
+    }
+    if let (Some(json), Some(out)) = (&json, &out) {
+        problems.extend(rundir::check_beside("--json", json, out));
     }
     let wishes = wishes(asked(args, branch.as_ref()), None, &cwd, &mut problems);
     let prepared = resolve(wishes.clone(), problems, &cwd)?;
     let question = question(args, &prepared.plan().tests)?;
 
+    let ctx = session.context()?;
+    let permissions = Permissions { yes: args.yes, ..Permissions::default() };
+    let mut candidates = match &branch {
+        Some(branch) => Candidates::of_branch(branch, wishes, permissions)?,
+        None => Candidates::of(&ctx, wishes, permissions).await?,
+    };
+    let (from, to) = bounds(args, candidates.last())?;
+    // What was there before goes only when all that was asked for makes sense.
     let (dir, _held) = match &out {
         Some(dir) if before.is_some() => (dir.clone(), rundir::hold(dir)?),
         _ => rundir::create(out.as_deref(), &cwd)?,
     };
-    let ctx = session.context()?;
-    let permissions = Permissions { yes: args.yes, ..Permissions::default() };
-    let runs = dir.join(rundir::EACH);
-    let mut candidates = match &branch {
-        Some(branch) => Candidates::of_branch(branch, wishes, permissions, runs)?,
-        None => Candidates::of(&ctx, wishes, permissions, runs).await?,
-    };
-    let (from, to) = bounds(args, candidates.last())?;
+    candidates.place(dir.join(rundir::EACH));
     let fresh = State::new(question, prepared.plan(), &candidates.all, from, to);
     let mut state = match before {
         Some(state) if state.is_of(&fresh) => {
@@ -96,8 +105,8 @@ pub async fn run(session: &Session, args: &BisectArgs) -> Result<u8, Stop> {
     fs::write(dir.join(rundir::BISECT_HTML), html::page(&state, traces.as_ref()))
         .context("cannot write bisect.html")?;
     if let Some(path) = &json {
-        fs::copy(dir.join(rundir::BISECT), path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        let text = state.json()?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     print(&tell::text(&state, traces.as_ref(), &dir))?;
     Ok(state.end.as_ref().map_or(stop::NOT_AS_EXPECTED, End::exit_code))
@@ -200,9 +209,8 @@ async fn search(
                     }
                     judged.insert(number, again);
                 }
-                let patch = judged.get(&change.at);
-                let patch = patch.and_then(|judged| judged.results.kernel.series.last());
-                let commit = patch.map(|patch| patch.commit.clone());
+                let results = judged.get(&change.at).map(|judged| &judged.results);
+                let commit = results.and_then(|results| candidates.commit(change.at, results));
                 return Ok(End::Found { change, commit });
             }
             Next::Suspects { patches, before, after } => {
@@ -243,5 +251,5 @@ async fn search(
 }
 
 fn seen(judged: &Judged) -> Seen<'_> {
-    Seen { results: &judged.results, canonical: judged.canonical() }
+    Seen { results: &judged.results, canonical: judged.turns() }
 }

@@ -110,13 +110,18 @@ impl State {
         fresh == State { steps: Vec::new(), end: None, ..other.clone() }
     }
 
+    /// What the file says.
+    pub(super) fn json(&self) -> Result<String> {
+        let mut text = serde_json::to_string_pretty(self).context(BISECT)?;
+        text.push('\n');
+        Ok(text)
+    }
+
     /// Writes it, whole or not at all.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
         let path = dir.join(BISECT);
         let draft = dir.join(format!("{BISECT}.new"));
-        let mut text = serde_json::to_string_pretty(self).context(BISECT)?;
-        text.push('\n');
-        fs::write(&draft, text)
+        fs::write(&draft, self.json()?)
             .and_then(|()| fs::rename(&draft, &path))
             .with_context(|| format!("cannot write {}", path.display()))
     }
@@ -139,5 +144,48 @@ impl State {
             first: first.to_string(),
             then: again.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Wishes, resolve};
+
+    fn state(identities: &[&str]) -> State {
+        let plan = resolve(Wishes::default(), &["default"]).expect("defaults");
+        let candidate = |(number, identity): (usize, &&str)| Candidate {
+            number,
+            subject: "the same".into(),
+            author: None,
+            identity: (*identity).to_owned(),
+        };
+        let all: Vec<Candidate> = identities.iter().enumerate().map(candidate).collect();
+        State::new(Question::Crash("x".into()), &plan, &all, 0, all.len() - 1)
+    }
+
+    #[test]
+    fn a_bisect_goes_on_only_with_the_same_patches() {
+        let mut begun = state(&["", "a", "b"]);
+        let answer = Answer::Is("it does not".into());
+        begun.steps.push(Step { number: 0, answer, same_as: None, exit_code: 0, seconds: 1.5 });
+        assert!(begun.is_of(&state(&["", "a", "b"])));
+        assert!(!begun.is_of(&state(&["", "a", "c"])), "another patch under the same subject");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        begun.write(dir.path()).expect("writable");
+        assert_eq!(State::read(dir.path()), Some(begun));
+        fs::write(dir.path().join(BISECT), "{").expect("writable");
+        assert_eq!(State::read(dir.path()), None);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_stand_is_flaky() {
+        let mut begun = state(&["", "a"]);
+        let is = |what: &str| Answer::Is(what.into());
+        let step = Step { number: 1, answer: is("b"), same_as: None, exit_code: 0, seconds: 1.0 };
+        begun.steps.push(step);
+        assert_eq!(begun.confirm(1, &is("b")), None);
+        let end = begun.confirm(1, &Answer::Flickers("x".into())).expect("another answer");
+        assert_eq!(end.exit_code(), NOT_AS_EXPECTED);
     }
 }
