@@ -9,14 +9,15 @@ use super::candidates::{Candidate, Candidates, Judged};
 use super::run_kernel_tests::{Permissions, resolve, wishes};
 use crate::cli::RunArgs;
 use crate::context::Session;
-use crate::judge::{Results, RunOutcome, Summary, TestResult, Verdict};
+use crate::judge::{Results, Summary, TestResult, Verdict, outcome_of};
 use crate::progress::{clean, print, say};
 use crate::stop::{self, Problem, Stop};
 use crate::trace::changes;
 use crate::{report, rundir};
 
-/// What several runs come to: the first of these that one of them has.
-const WORST_FIRST: [u8; 3] = [stop::FAULT, stop::NOT_JUDGEABLE, stop::NOT_AS_EXPECTED];
+/// What several runs come to: the first of these that one of them has. A fault ends
+/// it all.
+const WORST_FIRST: [u8; 2] = [stop::NOT_JUDGEABLE, stop::NOT_AS_EXPECTED];
 
 /// Runs the command.
 ///
@@ -74,7 +75,7 @@ pub(super) async fn run(
         if !bad.is_empty() {
             results.reason = Some(format!("not as expected: {}", bad.join("; ")));
         }
-        (results.exit_code, results.outcome) = (code, outcome(code));
+        (results.exit_code, results.outcome) = (code, outcome_of(code));
         report::write(&results, &dir)?;
         if let Some(path) = prepared.json() {
             report::write_copy(&results, path)?;
@@ -83,15 +84,6 @@ pub(super) async fn run(
     let text = format!("{}evidence in {}\n", table(&rows), runs.display());
     print(&text.lines().map(|line| clean(line) + "\n").collect::<String>())?;
     Ok(code)
-}
-
-fn outcome(code: u8) -> RunOutcome {
-    match code {
-        stop::AS_EXPECTED => RunOutcome::AsExpected,
-        stop::NOT_AS_EXPECTED => RunOutcome::NotAsExpected,
-        stop::NOT_JUDGEABLE => RunOutcome::NotJudgeable,
-        _ => RunOutcome::Fault,
-    }
 }
 
 /// A line of the table, whose last two cells may have several.

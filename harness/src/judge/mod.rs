@@ -342,7 +342,8 @@ fn reason_of(stop: &Stop) -> String {
     }
 }
 
-fn outcome_of(exit_code: u8) -> RunOutcome {
+/// What an exit code is called in the results.
+pub fn outcome_of(exit_code: u8) -> RunOutcome {
     match exit_code {
         stop::AS_EXPECTED => RunOutcome::AsExpected,
         stop::NOT_AS_EXPECTED => RunOutcome::NotAsExpected,
