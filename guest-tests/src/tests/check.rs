@@ -10,6 +10,8 @@ use std::panic::Location;
 
 use hmm_protocol::{Failure, Outcome};
 
+use crate::report;
+
 /// Why a test does not go on.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -90,6 +92,7 @@ impl<T, E: Display> OrFail<T> for std::result::Result<T, E> {
 #[track_caller]
 fn stop(message: String, seen: Option<String>, expected: Option<String>) -> Stop {
     let at = Location::caller();
+    report::give_up();
     Stop::Failed(Box::new(Failure {
         file: at.file().to_owned(),
         line: at.line(),

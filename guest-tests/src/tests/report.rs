@@ -78,6 +78,13 @@ pub(crate) fn step(step: Step) {
     mark(&Marker::Step(Step { t_ns, ..step }));
 }
 
+/// A test will not go on. It takes its buffers and mirrors down on the way out, and
+/// what the kernel sends for that is no part of what the test did last, of which
+/// the trace is the evidence. Only the trace says so: what failed is that step.
+pub(crate) fn give_up() {
+    mark(&Marker::Step(Step::new("give-up")));
+}
+
 /// Puts a marker into the trace, if there is one.
 fn mark(marker: &Marker) {
     let Some(mut trace) = TRACE.get() else { return };

@@ -148,13 +148,17 @@ fn verdicts(before: &Results, now: &Results) -> Vec<String> {
     now.tests.iter().filter_map(changed).collect()
 }
 
-/// In which operations other events are sent than before. Only a test that passes
-/// does the same each time: one that fails cleans up where it failed, in an order of
-/// chance.
+/// In which operations other events are sent than before. A test that has another
+/// verdict than before went another way, and says nothing of the kernel's.
 fn notifier(before: &Judged, now: &Judged) -> Vec<String> {
-    let passed = |of: &Judged, id: &str| verdict(&of.results, id) == Some(Verdict::Passed);
+    let same = |id: &str| match verdict(&now.results, id) {
+        Some(now @ (Verdict::Passed | Verdict::Failed)) => {
+            verdict(&before.results, id) == Some(now)
+        }
+        _ => false,
+    };
     let (then, after) = (before.canonical(), now.canonical());
-    let both = then.iter().filter(|(id, _)| passed(before, id) && passed(now, id));
+    let both = then.iter().filter(|(id, _)| same(id));
     let pairs = both.filter_map(|(id, then)| Some((then.as_str(), after.get(id)?.as_str())));
     changes(pairs).into_iter().map(|(op, how)| format!("{op}: {how}")).collect()
 }

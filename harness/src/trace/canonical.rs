@@ -18,7 +18,7 @@ use super::row::{Probe, Row};
 /// Steps in which pages come home in the order of page frame numbers
 /// (`dmirror_device_evict_chunk()` in lib/test_hmm.c), which depends on what ran
 /// before.
-const UNORDERED: [&str; 3] = ["release", "close", "exit"];
+const UNORDERED: [&str; 4] = ["release", "close", "give-up", "exit"];
 
 /// How many pieces can be put in order, and how many bytes can be held back: more
 /// than a device has pages.

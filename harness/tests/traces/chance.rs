@@ -67,7 +67,9 @@ fn any_row() -> impl Strategy<Value = Row> {
         prop::option::weighted(0.8, prop::sample::select(names).prop_map(str::to_owned))
     };
     let step = (
-        prop::sample::select(&["map", "close", "exit", "release", "calibrate-unmap", "fork"][..]),
+        prop::sample::select(
+            &["map", "close", "exit", "release", "give-up", "calibrate-unmap", "fork"][..],
+        ),
         prop::option::of(address()),
         prop::option::of(prop_oneof![0u64..32, Just(u64::MAX)]),
     )
