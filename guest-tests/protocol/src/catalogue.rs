@@ -344,7 +344,7 @@ pub const TESTS: &[TestDef] = &[
     ),
     test(
         "hmm2.double_map",
-        (6, 1),
+        (5, 8),
         2,
         &[TO_DEV, "SNAPSHOT", "READ"],
         &[],

@@ -5,9 +5,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use hmm_protocol::{Abi, Device, Job, TestDef};
+use nix::sys::utsname;
 
 use crate::buffer::{Access, Backing, Buffer, Place};
-use crate::check::{Result, failed};
+use crate::check::{OrFail as _, Result, failed};
 use crate::dmirror::Dmirror;
 use crate::mirror::Mirror;
 use crate::pattern::{Numbers, Pattern};
@@ -85,6 +86,17 @@ impl Rig {
         }
     }
 
+    /// Whether the kernel that runs is of this version or a later one.
+    #[track_caller]
+    pub(crate) fn kernel_since(&self, major: u32, minor: u32) -> Result<bool> {
+        let kernel = utsname::uname().or_fail("ask which kernel this is")?;
+        let release = kernel.release().to_string_lossy();
+        match version_of(&release) {
+            Some(version) => Ok(version >= (major, minor)),
+            None => Err(failed(format_args!("{release:?} is no kernel's release"))),
+        }
+    }
+
     /// Whether the driver has `HMM_DMIRROR_PROT_<name>`.
     pub(crate) fn has_prot(&self, name: &str) -> bool {
         self.abi.prots.contains_key(name)
@@ -134,5 +146,23 @@ impl Rig {
         device.to_device(scratch.all(), &mirror)?.complete()?;
         scratch.unmap()?;
         mirror.unmap()
+    }
+}
+
+/// Major and minor of a release: of `6.12.117` and of `5.8-rc7`.
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_have_versions() {
+        assert_eq!(version_of("6.12.117"), Some((6, 12)));
+        assert_eq!(version_of("5.8-rc7"), Some((5, 8)));
+        assert_eq!(version_of("next"), None);
     }
 }

@@ -63,8 +63,11 @@ const KERNEL: &[&str] = &[
     "FAILED unresolved symbol",
 ];
 
-/// Linker and make say these when nothing better was said.
-const LAST: &[&str] = &["ld: ", "*** "];
+/// A linker's errors begin like this, and so do its warnings.
+const LINKER: &str = "ld: ";
+
+/// What make says of a target whose command has failed, whatever that said.
+const TARGET: &str = "*** [";
 
 /// How many lines before and after the error are shown.
 const BEFORE: usize = 6;
@@ -83,9 +86,16 @@ pub fn diagnose(text: &str) -> Diagnosis {
     if let Some(at) = lines.iter().position(shell) {
         return at_line(&lines, at, Whose::Machine { hint: PACKAGES });
     }
-    let first = |words: &[&str]| lines.iter().position(|l| words.iter().any(|w| l.contains(w)));
-    match first(KERNEL).or_else(|| first(LAST)) {
-        Some(at) => at_line(&lines, at, Whose::Kernel),
+    let first = |is: &dyn Fn(&str) -> bool| lines.iter().position(|line| is(line));
+    let tree = |line: &str| KERNEL.iter().any(|word| line.contains(word));
+    let linker = |line: &str| {
+        line.contains(LINKER) && !["warning:", "NOTE:"].iter().any(|word| line.contains(word))
+    };
+    if let Some(at) = first(&tree).or_else(|| first(&linker)) {
+        return at_line(&lines, at, Whose::Kernel);
+    }
+    match first(&|line| line.contains(TARGET)) {
+        Some(at) => at_target(&lines, at),
         None => Diagnosis {
             what: "make failed and did not say why".to_owned(),
             details: lines.iter().rev().take(AFTER).rev().map(|l| (*l).to_owned()).collect(),
@@ -109,6 +119,17 @@ fn at_line(lines: &[&str], at: usize, whose: Whose) -> Diagnosis {
     }
 }
 
+/// The target of make's line `at`: its command's last words are the best there are.
+fn at_target(lines: &[&str], at: usize) -> Diagnosis {
+    let said = lines[at.saturating_sub(BEFORE)..at].iter().rev();
+    let said = said.take_while(|line| !starts_target(line) && !line.starts_with("make")).count();
+    Diagnosis {
+        what: lines[at - said.min(1)].trim().to_owned(),
+        details: lines[at - said..=at].iter().map(|l| (*l).to_owned()).collect(),
+        whose: Whose::Kernel,
+    }
+}
+
 /// Whether a line introduces the error after it.
 fn leads(line: &str) -> bool {
     line.starts_with("In file included from")
@@ -122,11 +143,16 @@ fn leads(line: &str) -> bool {
 /// Whether a line belongs to the error before it: not a new target, nor make's
 /// own last words, nor another error.
 fn follows(line: &str) -> bool {
-    let starts_target = line.starts_with("  ")
-        && line.split_whitespace().next().is_some_and(|w| {
-            w.len() <= 8 && w.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
-        });
-    !starts_target && !line.starts_with("make") && !KERNEL.iter().any(|w| line.contains(w))
+    !starts_target(line) && !line.starts_with("make") && !KERNEL.iter().any(|w| line.contains(w))
+}
+
+/// Whether a line says that make begins with a target: `  CC      mm/hmm.o`.
+fn starts_target(line: &str) -> bool {
+    line.starts_with("  ")
+        && line
+            .split_whitespace()
+            .next()
+            .is_some_and(|w| w.len() <= 8 && w.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
 }
 
 #[cfg(test)]
@@ -137,6 +163,20 @@ mod tests {
         let found = diagnose(text);
         assert_eq!((found.what.as_str(), &found.whose), (what, whose));
         assert_eq!(found.details.len(), details, "{:#?}", found.details);
+    }
+
+    #[test]
+    fn a_program_that_fails_with_a_warning_is_quoted() {
+        check(
+            "ld: warning: a.o: missing .note.GNU-stack section implies executable stack\n\
+             ld: NOTE: This behaviour is deprecated\n  AS      arch/x86/entry/thunk_64.o\n\
+             a/thunk_64.o: warning: objtool: missing symbol table\n\
+             make[3]: *** [scripts/Makefile.build:361: a/thunk_64.o] Error 1\n\
+             make: *** [Makefile:185: __sub-make] Error 2\n",
+            "a/thunk_64.o: warning: objtool: missing symbol table",
+            2,
+            &Whose::Kernel,
+        );
     }
 
     #[test]

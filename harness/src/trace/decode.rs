@@ -288,7 +288,7 @@ struct Kind<'a> {
     seq: Option<Field>,
     ret: Option<Field>,
     device: Option<Field>,
-    snapshot_device: Option<Field>,
+    mirror: Option<Field>,
     caller: Option<Field>,
 }
 
@@ -312,7 +312,7 @@ impl<'a> Kind<'a> {
             seq: field("seq"),
             ret: field("ret"),
             device: field("device"),
-            snapshot_device: field("snapshot_device"),
+            mirror: field("mirror"),
             caller: field("caller"),
         }
     }
@@ -475,8 +475,8 @@ fn fill(
                     let end = start.saturating_add(value(kind.length_of_it)?);
                     (row.start, row.end) = (Some(Address(start)), Some(Address(end)));
                     let mm = value(kind.mm)?;
-                    let devices = (value(kind.device), value(kind.snapshot_device));
-                    row.sub = Some(names.inserted(value(kind.sub)?, mm, devices));
+                    let leads_to = (value(kind.device), value(kind.mirror));
+                    row.sub = Some(names.inserted(value(kind.sub)?, mm, leads_to));
                     row.mm = Some(names.mm(mm));
                     names.enter(row.tid, row.sub.clone());
                 }

@@ -121,6 +121,13 @@ impl<'a> Names<'a> {
         (offset % device_size == 0 && index < devices).then(|| format!("dmirror{index}"))
     }
 
+    /// The device of the mirror at an address, if its own subscription is there.
+    fn mirror(&self, address: u64) -> Option<String> {
+        let Layout { device_of_mirror, device_of_snapshot: (_, device), .. } = *self.layout;
+        let own = address.wrapping_add_signed(device.wrapping_sub(device_of_mirror));
+        self.subscriptions.get(&own).map(|mirror| mirror.whose.clone())
+    }
+
     pub(super) fn mm(&mut self, address: u64) -> String {
         self.mms.name(address)
     }
@@ -139,20 +146,21 @@ impl<'a> Names<'a> {
     }
 
     /// Names a subscription to an address space that goes to the kernel, by its
-    /// device: that of a mirror, or that of a snapshot.
+    /// device: the one that it leads to, or the one of the mirror that it leads to.
     pub(super) fn inserted(
         &mut self,
         address: u64,
         mm: u64,
-        (mirror, snapshot): (Option<u64>, Option<u64>),
+        (device, mirror): (Option<u64>, Option<u64>),
     ) -> String {
         if self.released.remove(&mm) {
             self.mms.forget(mm);
         }
-        let known = |value: Option<u64>| value.and_then(|value| self.known_device(value));
-        let whose = match (known(mirror), known(snapshot)) {
+        let device = device.and_then(|device| self.known_device(device));
+        let mirror = mirror.and_then(|mirror| self.mirror(mirror));
+        let whose = match (device, mirror) {
             (Some(device), _) => device,
-            (None, Some(device)) => format!("{device}.snapshot"),
+            (None, Some(mirror)) => format!("{mirror}.snapshot"),
             (None, None) => "other".into(),
         };
         self.subscriptions.remove(&address);

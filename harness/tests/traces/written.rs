@@ -91,8 +91,11 @@ fn nobody_must_be_seen_called_whose_probe_is_refused() {
     assert_eq!(violations, []);
 
     let snapshot = |scribe: &Scribe| {
-        let device = scribe.known.layout.devices_at;
-        let of = [("sub", 9), ("start", BUFFER), ("length", 0x1000), ("snapshot_device", device)];
+        // From the mirror of the beginning to the whole that it is a part of.
+        let layout = &scribe.known.layout;
+        let mirror =
+            8u64.wrapping_add_signed(layout.device_of_mirror - layout.device_of_snapshot.1);
+        let of = [("sub", 9), ("start", BUFFER), ("length", 0x1000), ("mirror", mirror)];
         let begun =
             [scribe.record("insert", 1, &of), scribe.record("insert_return", 1, &[])].to_vec();
         [begun, scribe.invalidation("CLEAR", BUFFER, 9).to_vec()].concat()
