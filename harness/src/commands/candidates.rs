@@ -182,10 +182,15 @@ impl Candidates {
         self.dir.join(format!("{number:03}"))
     }
 
+    /// What the last run of one of them has left, if that can be read.
+    pub(super) fn results(&self, number: usize) -> Option<Results> {
+        let text = fs::read_to_string(self.dir_of(number).join("results.json")).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
     /// What an earlier process has judged, if that can still be read.
     pub(super) fn judged_before(&mut self, number: usize) -> Option<Judged> {
-        let text = fs::read_to_string(self.dir_of(number).join("results.json")).ok()?;
-        let results: Results = serde_json::from_str(&text).ok()?;
+        let results = self.results(number)?;
         self.same_as_before(&results).ok()?;
         let same_as = self.known.get(&results.kernel.loaded_sha256).copied();
         self.learn(number, &results);

@@ -9,7 +9,7 @@ use super::candidates::{Candidate, Candidates, Judged};
 use super::run_kernel_tests::{Permissions, resolve, wishes};
 use crate::cli::RunArgs;
 use crate::context::Session;
-use crate::judge::{Results, Summary, TestResult, Verdict, outcome_of};
+use crate::judge::{Check, Results, Summary, TestResult, Verdict, outcome_of};
 use crate::progress::{clean, print, say};
 use crate::stop::{self, Problem, Stop};
 use crate::trace::changes;
@@ -54,10 +54,20 @@ pub(super) async fn run(
     let mut rows: Vec<Row> = Vec::new();
     let mut before: Option<Judged> = None;
     let mut whole: Option<Results> = None;
+    let mut stopped: Option<Stop> = None;
     for number in 0..=last {
         let candidate = candidates.all[number].clone();
         say(format_args!("each     {}", clean(&candidate.name(last))));
-        let judged = candidates.judge(session, number, cwd).await?;
+        let judged = match candidates.judge(session, number, cwd).await {
+            Ok(judged) => judged,
+            Err(stop @ Stop::Usage { .. }) => return Err(stop),
+            Err(stop) => {
+                // What was judged is kept, and what was not says so.
+                whole = whole.or(candidates.results(number));
+                stopped = Some(stop);
+                break;
+            }
+        };
         let row = Row::of(&candidate, last, &judged, before.as_ref());
         say(format_args!("each     {}", row.tests));
         rows.push(row);
@@ -66,13 +76,19 @@ pub(super) async fn run(
             before = Some(judged);
         }
     }
-    let code = WORST_FIRST.into_iter().find(|code| rows.iter().any(|row| row.code == *code));
-    let code = code.unwrap_or(stop::AS_EXPECTED);
-    // The results of the whole series, but for what all of them come to.
+    let worst = WORST_FIRST.into_iter().find(|code| rows.iter().any(|row| row.code == *code));
+    let code = match &stopped {
+        Some(stop) => stop.exit_code(),
+        None => worst.unwrap_or(stop::AS_EXPECTED),
+    };
+    // The results of the last that was judged, of the whole series if all were; but
+    // for what all of them come to.
     if let Some(mut results) = whole {
         let bad: Vec<&str> =
             rows.iter().filter(|row| row.code != 0).map(|row| row.patch.as_str()).collect();
-        if !bad.is_empty() {
+        if let Some(stop) = &stopped {
+            results.reason = Some(format!("after {} of {last}: {stop}", rows.len()));
+        } else if !bad.is_empty() {
             results.reason = Some(format!("not as expected: {}", bad.join("; ")));
         }
         (results.exit_code, results.outcome) = (code, outcome_of(code));
@@ -83,7 +99,7 @@ pub(super) async fn run(
     }
     let text = format!("{}evidence in {}\n", table(&rows), runs.display());
     print(&text.lines().map(|line| clean(line) + "\n").collect::<String>())?;
-    Ok(code)
+    stopped.map_or(Ok(code), Err)
 }
 
 /// A line of the table, whose last two cells may have several.
@@ -132,33 +148,40 @@ fn counts(summary: &Summary) -> String {
     parts.map(|(n, what)| format!("{n} {what}")).collect::<Vec<_>>().join(", ")
 }
 
-/// The verdict of a run on a test.
-fn verdict(results: &Results, id: &str) -> Option<Verdict> {
-    results.tests.iter().find(|test| test.id == id).map(|test| test.verdict)
-}
-
 /// Which tests have another verdict than before.
 fn verdicts(before: &Results, now: &Results) -> Vec<String> {
-    let word = |verdict: Verdict| verdict.as_str().replace('_', " ");
     let changed = |test: &TestResult| {
-        let then = verdict(before, &test.id)?;
-        (then != test.verdict)
-            .then(|| format!("{}: {} -> {}", test.id, word(then), word(test.verdict)))
+        let then = before.tests.iter().find(|other| other.id == test.id)?;
+        (then.verdict != test.verdict)
+            .then(|| format!("{}: {} -> {}", test.id, said(then), said(test)))
     };
     now.tests.iter().filter_map(changed).collect()
 }
 
-/// In which operations other events are sent than before. A test that has another
-/// verdict than before went another way, and says nothing of the kernel's.
+/// A verdict, and the rules that it is for where nothing else was wrong.
+fn said(test: &TestResult) -> String {
+    let mut said = test.verdict.as_str().replace('_', " ");
+    if test.checks.data == Check::Ok && !test.trace.violations.is_empty() {
+        let mut rules: Vec<&str> =
+            test.trace.violations.iter().map(|broken| broken.rule.as_str()).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        said.push_str(&format!(" ({})", rules.join(", ")));
+    }
+    said
+}
+
+/// In which operations other events are sent than before. A test whose own
+/// assertions came out otherwise went another way, and says nothing of the kernel's.
 fn notifier(before: &Judged, now: &Judged) -> Vec<String> {
-    let same = |id: &str| match verdict(&now.results, id) {
-        Some(now @ (Verdict::Passed | Verdict::Failed)) => {
-            verdict(&before.results, id) == Some(now)
-        }
-        _ => false,
+    let data = |of: &Judged, id: &str| {
+        let ran = of.results.tests.iter().find(|test| test.id == id);
+        ran.filter(|test| matches!(test.verdict, Verdict::Passed | Verdict::Failed))
+            .map(|test| test.checks.data)
     };
     let (then, after) = (before.canonical(), now.canonical());
-    let both = then.iter().filter(|(id, _)| same(id));
+    let both =
+        then.iter().filter(|(id, _)| data(now, id).is_some_and(|d| data(before, id) == Some(d)));
     let pairs = both.filter_map(|(id, then)| Some((then.as_str(), after.get(id)?.as_str())));
     changes(pairs).into_iter().map(|(op, how)| format!("{op}: {how}")).collect()
 }

@@ -52,12 +52,14 @@ impl Change {
 }
 
 /// What a line of a canonical trace is, without what it is about: `MIGRATE`,
-/// `callback dmirror0`.
+/// `callback dmirror0`. That an event lacks its owner is a difference of its own.
 fn what(line: &str) -> String {
-    let line = line.trim_start();
-    match line.strip_prefix("callback ") {
-        Some(rest) => format!("callback {}", rest.split(' ').next().unwrap_or_default()),
-        None => line.split(' ').next().unwrap_or_default().to_owned(),
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words.as_slice() {
+        ["callback", device, ..] => format!("callback {device}"),
+        [event, .., "owner", "NULL"] => format!("{event} owner NULL"),
+        [event, ..] => (*event).to_owned(),
+        [] => String::new(),
     }
 }
 
@@ -78,6 +80,8 @@ mod tests {
         let one = |words: &str| [("to-device".to_owned(), words.to_owned())];
         let first = |to: &str| CLEAR.replacen("CLEAR buffer[0..4)", to, 1);
         assert_eq!(changed(&first("MIGRATE buffer[0..4) owner dmirror0")), one("CLEAR -> MIGRATE"));
+        let nobodys = first("MIGRATE buffer[0..4) owner NULL");
+        assert_eq!(changed(&nobodys), one("CLEAR -> MIGRATE owner NULL"));
         assert_eq!(changed(&first("CLEAR buffer[0..5)")), one("the same events, otherwise"));
         let quiet = CLEAR.replace("    callback dmirror0\n", "");
         assert_eq!(changed(&quiet), one("- callback dmirror0"));
