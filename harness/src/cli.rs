@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 use hmm_protocol::Device;
 
@@ -49,6 +50,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Measure what a run costs, with the budgets beside it
     Bench(BenchArgs),
+    /// Show what the store holds, bound it, or look whether it is what was written
+    Cache(CacheArgs),
     /// Everything that a change to this project must pass
     Check(CheckArgs),
     /// Injure runs at random moments, and see that nothing is fooled or broken
@@ -326,6 +329,34 @@ pub struct BenchArgs {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Options of `cache`.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// What `cache` does.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what is there: when it was used, how large it is, what it is
+    List,
+    /// Remove what was not used for the longest time
+    Prune(PruneArgs),
+    /// See whether kernels, saved guests and objects are what was written
+    Verify,
+}
+
+/// Options of `cache prune`.
+#[derive(Debug, Args)]
+pub struct PruneArgs {
+    /// How much may stay, such as 5GiB; 0 removes all
+    /// [default: HMM_HARNESS_CACHE_SIZE, or 20GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub to: Option<ByteSize>,
 }
 
 /// Options of `check`.

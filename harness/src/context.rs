@@ -1,6 +1,10 @@
 //! What every stage may use: the store, the event log, the user's wish to stop.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use anyhow::Result;
+use nix::fcntl::Flock;
 
 use crate::events::Log;
 use crate::interrupt::Interrupt;
@@ -21,8 +25,7 @@ impl Session {
     /// # Errors
     /// When the store cannot be made.
     pub fn context(&self) -> Result<Context> {
-        let Session { log, interrupt } = self.clone();
-        Ok(Context { store: Store::of_user()?, log, interrupt })
+        Context::new(Store::of_user()?, self.log.clone(), self.interrupt.clone())
     }
 }
 
@@ -35,4 +38,17 @@ pub struct Context {
     pub log: Log,
     /// Whether to stop.
     pub interrupt: Interrupt,
+    /// Kept for what dropping it does: nothing is removed from the store as long.
+    _shared: Arc<Flock<File>>,
+}
+
+impl Context {
+    /// Uses a store until the last copy of the context is dropped.
+    ///
+    /// # Errors
+    /// When the store cannot be locked.
+    pub fn new(store: Store, log: Log, interrupt: Interrupt) -> Result<Self> {
+        let shared = store.share(|| log.note("waiting until the store has been cleaned up"))?;
+        Ok(Context { store, log, interrupt, _shared: Arc::new(shared) })
+    }
 }

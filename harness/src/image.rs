@@ -125,6 +125,7 @@ pub fn assemble(ctx: &Context, rootfs: Rootfs) -> Result<Image, Stop> {
         })?;
     }
 
+    ctx.store.touch(&name);
     let mut prepare =
         Prepare { mounts: root.mounts, settings: guest.settings, ..Prepare::default() };
     prepare.mounts.extend(guest.mounts);

@@ -22,6 +22,7 @@ pub mod report;
 pub mod abi;
 mod ask;
 pub mod bisect;
+pub mod cache;
 pub mod callers;
 mod chunks;
 pub mod console;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, bench, bisect, check, doctor, judge, list, run_kernel_tests, show, torture,
+    self, bench, bisect, cache, check, doctor, judge, list, run_kernel_tests, show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
@@ -54,6 +54,15 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<u8, Stop> {
+    let ended = command(cli).await;
+    // Whoever has interrupted us does not want to wait for it.
+    if !matches!(ended, Ok(stop::INTERRUPTED) | Err(Stop::Interrupted)) {
+        commands::tidy();
+    }
+    ended
+}
+
+async fn command(cli: Cli) -> Result<u8, Stop> {
     match cli.command {
         Command::RunKernelTests(args) => run_kernel_tests::run(&commands::session()?, &args).await,
         Command::Bisect(args) => bisect::run(&commands::session()?, &args).await,
@@ -62,6 +71,7 @@ async fn run(cli: Cli) -> Result<u8, Stop> {
         Command::Show(args) => show::run(&commands::session()?, &args).await,
         Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
+        Command::Cache(args) => cache::run(&args),
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
     }

@@ -64,8 +64,7 @@ impl Snapshot {
         if entry.key != key || digest_of(&dir.join(STATE)).ok()? != entry.state_sha256 {
             return None;
         }
-        // It was used now. Where that cannot be noted it is forgotten earlier.
-        let _ = File::open(dir.join(STATE)).and_then(|f| f.set_modified(SystemTime::now()));
+        store.touch(&place(key));
         Some(Snapshot { dir, facts: entry.facts })
     }
 
@@ -137,6 +136,11 @@ pub fn fault(dir: &Path) -> Option<&'static str> {
     }
 }
 
+/// Which guest an entry of the store holds, as far as it says so.
+pub(crate) fn about(dir: &Path) -> Option<String> {
+    Some(entry(dir)?.facts.release)
+}
+
 /// What an entry says of its guest.
 fn entry(dir: &Path) -> Option<Entry> {
     serde_json::from_slice(&fs::read(dir.join(FACTS)).ok()?).ok()
@@ -161,7 +165,7 @@ fn forget_the_oldest(dir: &Path) {
         // Drafts are hidden; whoever writes them removes them.
         .filter(|path| path.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')))
         .filter_map(|path| {
-            let used = fs::metadata(path.join(STATE)).and_then(|about| about.modified());
+            let used = fs::metadata(&path).and_then(|about| about.modified());
             Some((used.ok()?, path))
         })
         .collect();
@@ -187,8 +191,7 @@ mod tests {
 
     fn age(snapshot: &Snapshot, seconds: u64) {
         let then = SystemTime::now() - std::time::Duration::from_secs(seconds);
-        let state = File::options().append(true).open(snapshot.dir.join(STATE)).expect("there");
-        state.set_modified(then).expect("ours");
+        File::open(&snapshot.dir).and_then(|dir| dir.set_modified(then)).expect("ours");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
@@ -18,6 +18,9 @@ use crate::stop::Stop;
 /// How the names of drafts begin: of what is being written, or was when its
 /// writer died.
 const DRAFT: &str = ".new-";
+
+/// The mark of a store that has grown since somebody looked how large it is.
+const GROWN: &str = "grown";
 
 /// How long another writer may keep us from making a draft.
 const SOON: Duration = Duration::from_secs(5);
@@ -35,12 +38,25 @@ impl Store {
     /// # Errors
     /// When no home is known, or the directory cannot be made.
     pub fn of_user() -> Result<Self> {
+        Self::at(&Self::root_of_user()?)
+    }
+
+    fn root_of_user() -> Result<PathBuf> {
         let named = std::env::var_os("HMM_HARNESS_CACHE").filter(|dir| !dir.is_empty());
-        let root = match named {
-            Some(dir) => PathBuf::from(dir),
-            None => xdg("XDG_CACHE_HOME", ".cache")?.join("hmm-harness"),
-        };
-        Self::at(&root)
+        match named {
+            Some(dir) => Ok(PathBuf::from(dir)),
+            None => Ok(xdg("XDG_CACHE_HOME", ".cache")?.join("hmm-harness")),
+        }
+    }
+
+    /// The store of this user if it is there and has grown since
+    /// [`Store::forget_growth`].
+    ///
+    /// # Errors
+    /// When no home is known.
+    pub fn of_user_if_grown() -> Result<Option<Self>> {
+        let root = Self::root_of_user()?;
+        root.join(GROWN).exists().then(|| Self::at(&root)).transpose()
     }
 
     /// A store in `root`, made if it is missing.
@@ -66,6 +82,65 @@ impl Store {
     /// A path in the store, which need not exist.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Uses the store until what is returned is dropped: nothing is removed from it
+    /// as long. `waiting` is called if it has to be waited for, which takes seconds.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn share(&self, waiting: impl FnOnce()) -> Result<Flock<File>> {
+        let path = self.users()?;
+        let held = match hold(&path, FlockArg::LockSharedNonblock) {
+            Err(error) if error.downcast_ref() == Some(&nix::errno::Errno::EWOULDBLOCK) => {
+                waiting();
+                hold(&path, FlockArg::LockShared)
+            }
+            held => held,
+        };
+        held.with_context(|| format!("cannot lock {}", path.display()))
+    }
+
+    /// Has the store alone until what is returned is dropped; `None` if somebody
+    /// uses it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn alone(&self) -> Result<Option<Flock<File>>> {
+        let path = self.users()?;
+        match hold(&path, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Some(held)),
+            Err(error) if error.downcast_ref() == Some(&nix::errno::Errno::EWOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// The file that users of the store lock.
+    fn users(&self) -> Result<PathBuf> {
+        let path = self.dir("locks")?.join("users");
+        let made = File::options().create(true).append(true).open(&path);
+        made.with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Notes that an entry was used now. Where that cannot be noted it is removed
+    /// earlier than others.
+    pub fn touch(&self, name: &str) {
+        let _ = File::open(self.path(name)).and_then(|it| it.set_modified(SystemTime::now()));
+    }
+
+    /// Notes that the store has grown by something of size.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note_growth(&self) -> Result<()> {
+        fs::write(self.path(GROWN), "").context("cannot write to the store")
+    }
+
+    /// It has been seen how large the store is.
+    pub fn forget_growth(&self) {
+        // If it stays it is looked at again.
+        let _ = fs::remove_file(self.path(GROWN));
     }
 
     /// Locks a part of the store for this process until the lock is dropped.
@@ -190,7 +265,10 @@ impl Store {
     pub fn adopt(&self, name: &str, draft: Draft) -> Result<PathBuf> {
         let place = self.path(name);
         match fs::rename(draft.path(), &place) {
-            Ok(()) => drop(draft.dir.keep()),
+            Ok(()) => {
+                drop(draft.dir.keep());
+                self.note_growth()?;
+            }
             Err(_) if place.is_dir() => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot write {}", place.display()));

@@ -73,6 +73,32 @@ impl Ended {
 }
 
 #[test]
+fn a_store_can_be_listed_pruned_and_verified() {
+    let home = Home::new();
+    let kernel = home.path().join("cache/kernels/0123456789abcdef");
+    fs::create_dir_all(&kernel).unwrap();
+    fs::write(kernel.join("vmlinux"), vec![1; 1 << 20]).unwrap();
+    let listed = home.run(&["cache", "list"]);
+    listed.with(0);
+    for word in ["kernel   0123456789ab", "MiB", "of at most 20.0 GiB"] {
+        assert!(listed.out.contains(word), "{word:?} in:\n{}", listed.out);
+    }
+    let verified = home.run(&["cache", "verify"]);
+    assert_eq!(verified.code, Some(129));
+    assert!(verified.out.contains("it does not say which kernel it is"), "{}", verified.out);
+    let bounded =
+        home.command(&["cache", "prune"]).env("HMM_HARNESS_CACHE_SIZE", "500KiB").output();
+    let bounded = Ended::from(bounded.unwrap());
+    bounded.with(0);
+    assert!(bounded.out.starts_with("removed 1 entry of 1.0 MiB, "), "{}", bounded.out);
+    assert!(!kernel.exists());
+    home.run(&["cache", "verify"]).with(0);
+    home.run(&["cache", "prune", "--to", "much"]).with(128).says(&["much", "--to"]);
+    let nonsense = home.command(&["doctor"]).env("HMM_HARNESS_CACHE_SIZE", "much").output();
+    Ended::from(nonsense.unwrap()).with(128).says(&["HMM_HARNESS_CACHE_SIZE", "20GiB"]);
+}
+
+#[test]
 fn what_makes_no_sense_is_128_and_says_what_would() {
     let home = Home::new();
     home.run(&["run-kernel-tests", "--kernal", "x"]).with(128).says(&["--kernal", "--kernel"]);

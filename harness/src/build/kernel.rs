@@ -100,6 +100,7 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
     let key = digest(parts.into_iter().map(str::as_bytes));
     let name = format!("kernels/{key}");
     if let Some(entry) = read(&ctx.store.path(&name)) {
+        ctx.store.touch(&name);
         return Ok(entry.of(configured, ctx.store.path(&name)));
     }
 
@@ -138,12 +139,32 @@ impl Read {
 
 /// Reads an entry; one that cannot be read is none, and is made again.
 fn read(dir: &Path) -> Option<Read> {
-    let json = |name: &str| fs::read(dir.join(name)).ok();
-    let entry: Entry = serde_json::from_slice(&json("kernel.json")?).ok()?;
-    let abi = serde_json::from_slice(&json("abi.json")?).ok()?;
-    let layout = serde_json::from_slice(&json("layout.json")?).ok()?;
-    let digest = digest_of(&dir.join(VMLINUX)).ok()?;
-    (digest == entry.vmlinux_sha256).then_some(Read { entry, abi, layout })
+    examine(dir).ok()
+}
+
+/// What is wrong with an entry of the store, if anything is.
+pub(crate) fn fault(dir: &Path) -> Option<&'static str> {
+    examine(dir).err()
+}
+
+/// Which kernel an entry of the store holds, as far as it says so.
+pub(crate) fn about(dir: &Path) -> Option<String> {
+    Some(part::<Entry>(dir, "kernel.json")?.release)
+}
+
+fn examine(dir: &Path) -> Result<Read, &'static str> {
+    let entry: Entry = part(dir, "kernel.json").ok_or("it does not say which kernel it is")?;
+    let abi = part(dir, "abi.json").ok_or("it has no abi.json that can be read")?;
+    let layout = part(dir, "layout.json").ok_or("it has no layout.json that can be read")?;
+    match digest_of(&dir.join(VMLINUX)) {
+        Err(_) => Err("it has no vmlinux"),
+        Ok(digest) if digest != entry.vmlinux_sha256 => Err("its vmlinux is not what was built"),
+        Ok(_) => Ok(Read { entry, abi, layout }),
+    }
+}
+
+fn part<T: for<'a> Deserialize<'a>>(dir: &Path, name: &str) -> Option<T> {
+    serde_json::from_slice(&fs::read(dir.join(name)).ok()?).ok()
 }
 
 /// Puts what the lane has built into the store.

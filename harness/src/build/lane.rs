@@ -51,6 +51,7 @@ impl Lane {
         let lane = Lane { dir, _lock: lock };
         lane.alone(ctx).await?;
         lane.sweep()?;
+        ctx.store.touch(&name);
         Ok(lane)
     }
 

@@ -15,4 +15,5 @@ mod visit;
 
 pub use diagnose::{Diagnosis, Whose, diagnose};
 pub use kernel::{Kernel, kernel};
+pub(crate) use kernel::{about, fault};
 pub(crate) use lane::Lane;

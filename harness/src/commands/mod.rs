@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod bisect;
+pub mod cache;
 mod candidates;
 pub mod check;
 pub mod doctor;
@@ -26,8 +27,9 @@ use crate::stop::{Problem, Stop};
 /// A session that shows its progress on standard error.
 ///
 /// # Errors
-/// When signals cannot be listened for.
+/// When the environment asks for nonsense, or signals cannot be listened for.
 pub fn session() -> Result<Session, Stop> {
+    crate::cache::bound()?;
     let mut progress = Progress::default();
     let log = Log::new(move |event| {
         if let Some(line) = progress.line(event) {
@@ -35,6 +37,15 @@ pub fn session() -> Result<Session, Stop> {
         }
     });
     Ok(Session { log, interrupt: Interrupt::listen()? })
+}
+
+/// Keeps the store within its bound, after a command. What it removes, and why it
+/// cannot, is said: the command has ended as it did.
+pub fn tidy() {
+    match crate::cache::tidy() {
+        Ok(told) => told.into_iter().for_each(say),
+        Err(stop) => say(stop),
+    }
 }
 
 /// The caller's directory, to which paths are relative.

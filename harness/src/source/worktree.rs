@@ -114,8 +114,10 @@ struct Change {
 
 impl<'a> View<'a> {
     fn of(ctx: &'a Context, git: &Git, top: &Path, file_mode: bool) -> Result<Self> {
-        let dir = ctx.store.dir("copies")?.join(name(top));
+        let entry = format!("copies/{}", name(top));
+        let dir = ctx.store.path(&entry);
         let git = git.seen_from(&dir)?;
+        ctx.store.touch(&entry);
         for lock in ["index.lock", "base.lock"] {
             // Left by a run that was killed; this one has the directory to itself.
             if let Err(error) = fs::remove_file(dir.join(lock))

@@ -23,7 +23,7 @@ impl Home {
         proc::keeper_is(Path::new(env!("CARGO_BIN_EXE_hmm-harness")));
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(&dir.path().join("store")).unwrap();
-        let ctx = Context { store, log: Log::new(|_| ()), interrupt: Interrupt::never() };
+        let ctx = Context::new(store, Log::new(|_| ()), Interrupt::never()).unwrap();
         Home { dir, ctx }
     }
 

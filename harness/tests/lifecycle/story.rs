@@ -201,7 +201,7 @@ impl Story {
             }
         });
         let store = Store::at(&self.store.unwrap_or_else(|| dir.join("store"))).unwrap();
-        let ctx = Context { store, log, interrupt };
+        let ctx = Context::new(store, log, interrupt).unwrap();
         let wishes = Wishes {
             tests: TESTS.map(str::to_owned).to_vec(),
             repeat: self.repeat,

@@ -3,10 +3,11 @@
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
 //! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
-//! answers are known, and every kernel of `ci/traces.yaml`, which says in what its
+//! answers are known, one by git with the installed program, and every kernel of `ci/traces.yaml`, which says in what its
 //! traces must differ. A harness that has only seen green is untested.
 
 mod bisects;
+mod installed;
 mod traces;
 
 use std::fs;
@@ -80,6 +81,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let wrong = case.run(session, &checkout).await?;
         steps.push(Step { name, took: start.elapsed(), wrong });
     }
+    say(format_args!("check    {}", installed::NAME));
+    let start = Instant::now();
+    let wrong = installed::run(ctx, &checkout).await?;
+    steps.push(Step { name: installed::NAME.to_owned(), took: start.elapsed(), wrong });
     for case in traces::cases(&checkout)? {
         let name = case.name();
         say(format_args!("check    {name}"));
@@ -109,16 +114,22 @@ const SOURCES: [&[&str]; 3] = [
     &["test", "--quiet", "--workspace"],
 ];
 
-async fn cargo(ctx: &Context, checkout: &Path, words: &[&str]) -> Result<Step, Stop> {
-    let start = Instant::now();
+/// The cargo by which we were built, in the checkout.
+fn cargo_cmd(checkout: &Path) -> Cmd {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut cmd = Cmd::new(program).args(words).dir(checkout);
+    let mut cmd = Cmd::new(program).dir(checkout);
     // Where the toolchain and its registry are, if not in their usual places.
     for name in ["CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
         if let Some(value) = std::env::var_os(name) {
             cmd = cmd.env(name, value);
         }
     }
+    cmd
+}
+
+async fn cargo(ctx: &Context, checkout: &Path, words: &[&str]) -> Result<Step, Stop> {
+    let start = Instant::now();
+    let cmd = cargo_cmd(checkout).args(words);
     let ended = cmd.run(&ctx.interrupt, |line| say(line)).await?;
     let wrong = (!ended.success()).then(|| ended.tail.join("\n"));
     Ok(Step { name: format!("cargo {}", words.join(" ")), took: start.elapsed(), wrong })

@@ -70,7 +70,7 @@ impl Reference {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn make(ctx: &Context, root: &Path, store: &Path) -> Result<Self> {
-        let ctx = Context { store: Store::at(root)?, ..ctx.clone() };
+        let ctx = Context::new(Store::at(root)?, ctx.log.clone(), ctx.interrupt.clone())?;
         for rootfs in [Rootfs::Virtme, Rootfs::Initramfs] {
             image::assemble(&ctx, rootfs).map_err(|stop| anyhow::anyhow!("{stop}"))?;
         }
