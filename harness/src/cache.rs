@@ -15,6 +15,7 @@ use walkdir::WalkDir;
 
 use crate::build;
 use crate::git::Git;
+use crate::interrupt::Interrupt;
 use crate::snapshot;
 use crate::stop::{Problem, Stop};
 use crate::store::{Draft, Store};
@@ -35,6 +36,9 @@ const PARTS: [(&str, &str); 6] = [
     ("copies", "index"),
     ("torture", "torture"),
 ];
+
+/// How much of what git says of damage is told.
+const WORDS: usize = 20;
 
 /// Everything that names a git object, and the objects: it makes sense as a whole
 /// only, and every run uses it.
@@ -76,7 +80,12 @@ pub fn bound() -> Result<ByteSize, Stop> {
 pub fn entries(store: &Store) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for (part, kind) in PARTS {
-        for path in members(&store.path(part))? {
+        // What lies elsewhere is another store's.
+        let dir = store.path(part);
+        if dir.is_symlink() {
+            continue;
+        }
+        for path in members(&dir)? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let about = match part {
                 "kernels" => build::about(&path),
@@ -90,8 +99,9 @@ pub fn entries(store: &Store) -> Result<Vec<Entry>> {
         }
     }
     entries.sort_by(|a, b| (a.used, &a.name).cmp(&(b.used, &b.name)));
+    let own = |path: &PathBuf| path.is_dir() && !path.is_symlink();
     let paths: Vec<PathBuf> =
-        SOURCES.map(|part| store.path(part)).into_iter().filter(|path| path.exists()).collect();
+        SOURCES.map(|part| store.path(part)).into_iter().filter(own).collect();
     if !paths.is_empty() {
         let size = ByteSize(paths.iter().map(|path| size(path).0).sum());
         let used = paths.iter().map(|path| used(path)).max().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -116,39 +126,52 @@ pub struct Removed {
 }
 
 /// Removes what was not used for the longest time, until the store is no larger
-/// than `bound`. `None` if somebody else uses the store now.
+/// than `bound`, and what a prune that was killed has left. `None` if somebody else
+/// uses the store now.
 ///
 /// # Errors
 /// When the store cannot be read or written.
 pub fn prune(store: &Store, bound: ByteSize) -> Result<Option<Removed>> {
-    let Some(_alone) = store.alone()? else { return Ok(None) };
+    // Before others have to wait: it takes long where the disk is cold.
     let entries = entries(store)?;
+    let Some(_alone) = store.alone()? else { return Ok(None) };
     let mut left: u64 = entries.iter().map(|entry| entry.size.0).sum();
-    let mut removed = Removed { entries: 0, size: ByteSize(0), left: ByteSize(left), _trash: None };
+    // Away at once, so that whoever comes next finds an entry whole or not at all,
+    // and need not wait until the last of its files is gone. A full disk may have no
+    // room for that.
+    let trash = store.draft("trash").ok();
+    let mut removed = Removed { entries: 0, size: ByteSize(0), left: ByteSize(0), _trash: None };
     for entry in entries {
         if left <= bound.0 {
             break;
         }
-        let trash = match &removed._trash {
-            Some(trash) => trash,
-            None => removed._trash.insert(store.draft("trash")?),
-        };
-        // Away at once, so that whoever comes next finds it whole or not at all,
-        // and need not wait until the last of its files is gone.
-        let place = trash.path().join(removed.entries.to_string());
-        std::fs::create_dir(&place).context("cannot write to the store")?;
         for path in &entry.paths {
-            let name = path.file_name().context("an entry has a name")?;
-            std::fs::rename(path, place.join(name))
-                .with_context(|| format!("cannot remove {}", path.display()))?;
+            let place = trash.as_ref().and_then(|trash| path_in(trash.path(), store, path));
+            let gone = match place {
+                Some(place) => std::fs::rename(path, place),
+                None => remove(path),
+            };
+            gone.with_context(|| format!("cannot remove {}", path.display()))?;
         }
         left -= entry.size.0;
         removed.entries += 1;
         removed.size += entry.size;
     }
     removed.left = ByteSize(left);
+    removed._trash = trash;
     store.forget_growth();
     Ok(Some(removed))
+}
+
+/// Where something of the store goes in a directory: every place has a name of its
+/// own.
+fn path_in(dir: &Path, store: &Store, path: &Path) -> Option<PathBuf> {
+    let name = path.strip_prefix(store.path("")).ok()?.to_string_lossy().replace('/', "-");
+    Some(dir.join(name))
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path))
 }
 
 /// Keeps a store that has grown since the last time within its bound, if nobody
@@ -157,8 +180,8 @@ pub fn prune(store: &Store, bound: ByteSize) -> Result<Option<Removed>> {
 /// # Errors
 /// When it cannot be read or written.
 pub fn tidy() -> Result<Option<String>, Stop> {
-    let bound = bound()?;
     let Some(store) = Store::of_user_if_grown()? else { return Ok(None) };
+    let bound = bound()?;
     let removed = prune(&store, bound)?.filter(|removed| removed.entries > 0);
     Ok(removed.map(|removed| {
         format!("the store had grown beyond {bound}: {} not used for the longest", removed.told())
@@ -176,8 +199,8 @@ impl Removed {
 /// What is wrong in the store, each with what it is about.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub fn faults(store: &Store) -> Result<Vec<String>> {
+/// When the store cannot be read, or the user stops us.
+pub async fn faults(store: &Store, interrupt: &Interrupt) -> Result<Vec<String>, Stop> {
     let mut faults = Vec::new();
     for (part, fault) in [
         ("kernels", build::fault as fn(&Path) -> Option<&'static str>),
@@ -189,12 +212,18 @@ pub fn faults(store: &Store) -> Result<Vec<String>> {
         faults.extend(found);
     }
     if store.path("trees.git").is_dir() {
-        let trees = Git::of(store)?;
-        let said = trees.ask(&["fsck", "--full", "--no-dangling", "--no-progress"])?;
-        if !said.success {
+        let mut words = vec!["git fsck finds it damaged".to_owned()];
+        let fsck = Git::of(store)?.long(&["fsck", "--full", "--no-dangling", "--no-progress"]);
+        let ended = fsck
+            .run(interrupt, |line| {
+                if words.len() < WORDS && !line.starts_with("notice: ") {
+                    words.push(line.to_owned());
+                }
+            })
+            .await?;
+        if !ended.success() {
             let place = store.path("trees.git");
-            faults
-                .extend(said.complaints.iter().map(|line| format!("{}: {line}", place.display())));
+            faults.extend(words.into_iter().map(|line| format!("{}: {line}", place.display())));
         }
     }
     Ok(faults)
@@ -230,7 +259,11 @@ fn size(path: &Path) -> ByteSize {
     use std::os::unix::fs::MetadataExt as _;
     /// The unit of `st_blocks` (stat(2)).
     const BLOCK: u64 = 512;
-    let files = WalkDir::new(path).into_iter().flatten().flat_map(|entry| entry.metadata());
+    let files = WalkDir::new(path)
+        .follow_root_links(false)
+        .into_iter()
+        .flatten()
+        .flat_map(|entry| entry.metadata());
     ByteSize(files.map(|about| about.blocks() * BLOCK).sum())
 }
 

@@ -1,5 +1,7 @@
 //! Whether the user asked us to stop.
 
+use std::sync::OnceLock;
+
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -27,14 +29,20 @@ fn is_ignored(signal: Signal) -> bool {
 #[derive(Debug, Clone)]
 pub struct Interrupt(watch::Receiver<bool>);
 
+/// That of this process.
+static LISTENING: OnceLock<Interrupt> = OnceLock::new();
+
 impl Interrupt {
     /// Listens for SIGINT, SIGTERM and SIGHUP, the last unless it is ignored, as
     /// under nohup(1). The first asks; a second one ends the process at once, and
-    /// the keepers end its children.
+    /// the keepers end its children. Whoever asks again gets the same.
     ///
     /// # Errors
     /// When a signal cannot be listened for.
     pub fn listen() -> anyhow::Result<Self> {
+        if let Some(listening) = LISTENING.get() {
+            return Ok(listening.clone());
+        }
         let (tell, told) = watch::channel(false);
         let mut int = signal(SignalKind::interrupt())?;
         let mut term = signal(SignalKind::terminate())?;
@@ -60,7 +68,7 @@ impl Interrupt {
                 say("stopping; once more to stop at once");
             }
         });
-        Ok(Interrupt(told))
+        Ok(LISTENING.get_or_init(|| Interrupt(told)).clone())
     }
 
     /// One that never rises, for tests.

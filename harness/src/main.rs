@@ -55,9 +55,13 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<u8, Stop> {
     let ended = command(cli).await;
-    // Whoever has interrupted us does not want to wait for it.
-    if !matches!(ended, Ok(stop::INTERRUPTED) | Err(Stop::Interrupted)) {
-        commands::tidy();
+    // Whoever has interrupted us does not want to wait for it, and a command that
+    // makes no sense has done nothing.
+    if !matches!(
+        ended,
+        Ok(stop::INTERRUPTED | stop::USAGE) | Err(Stop::Interrupted | Stop::Usage { .. })
+    ) {
+        commands::tidy().await;
     }
     ended
 }
@@ -71,7 +75,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::Show(args) => show::run(&commands::session()?, &args).await,
         Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
-        Command::Cache(args) => cache::run(&args),
+        Command::Cache(args) => cache::run(&args).await,
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
     }

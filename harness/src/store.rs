@@ -129,12 +129,10 @@ impl Store {
         let _ = File::open(self.path(name)).and_then(|it| it.set_modified(SystemTime::now()));
     }
 
-    /// Notes that the store has grown by something of size.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn note_growth(&self) -> Result<()> {
-        fs::write(self.path(GROWN), "").context("cannot write to the store")
+    /// Notes that the store has grown by something of size. Where that cannot be
+    /// noted it is looked at another time.
+    pub fn note_growth(&self) {
+        let _ = fs::write(self.path(GROWN), "");
     }
 
     /// It has been seen how large the store is.
@@ -267,7 +265,7 @@ impl Store {
         match fs::rename(draft.path(), &place) {
             Ok(()) => {
                 drop(draft.dir.keep());
-                self.note_growth()?;
+                self.note_growth();
             }
             Err(_) if place.is_dir() => {}
             Err(error) => {

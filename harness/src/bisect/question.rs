@@ -73,6 +73,12 @@ impl Question {
     /// What a run says to it.
     pub fn ask(&self, seen: &Seen<'_>) -> Answer {
         let results = seen.results;
+        if let Question::Crash(words) = self
+            && complains(results, words)
+        {
+            // Also where it cannot be judged: it may die of that while it boots.
+            return Answer::Is("it complains".to_owned());
+        }
         if results.exit_code > NOT_AS_EXPECTED {
             let reason = results.reason.clone().unwrap_or_default();
             let first = reason.lines().next().unwrap_or("it cannot be judged");
@@ -82,12 +88,7 @@ impl Question {
             Question::Verdicts(ids) => verdicts(results, ids),
             Question::Event { op, from, to } => event(seen, op, from, to),
             Question::Trace(id) => trace(seen, id),
-            Question::Crash(words) => {
-                let of_tests = results.tests.iter().flat_map(|test| &test.kernel_events);
-                let mut all = of_tests.chain(&results.kernel_events);
-                let there = all.any(|event| event.title.contains(words));
-                Answer::Is(if there { "it complains" } else { "it does not" }.to_owned())
-            }
+            Question::Crash(_) => Answer::Is("it does not".to_owned()),
         }
     }
 }
@@ -111,6 +112,12 @@ impl fmt::Display for Answer {
             Answer::Unknown(why) => write!(f, "cannot be judged: {why}"),
         }
     }
+}
+
+/// Whether a complaint of the kernel has these words in its title.
+fn complains(results: &Results, words: &str) -> bool {
+    let of_tests = results.tests.iter().flat_map(|test| &test.kernel_events);
+    of_tests.chain(&results.kernel_events).any(|event| event.title.contains(words))
 }
 
 fn verdicts(results: &Results, ids: &[String]) -> Answer {

@@ -69,6 +69,9 @@ const LINKER: &str = "ld: ";
 /// What make says of a target whose command has failed, whatever that said.
 const TARGET: &str = "*** [";
 
+/// What make says of a makefile.
+const MAKE: &str = "*** ";
+
 /// How many lines before and after the error are shown.
 const BEFORE: usize = 6;
 const AFTER: usize = 8;
@@ -94,8 +97,11 @@ pub fn diagnose(text: &str) -> Diagnosis {
     if let Some(at) = first(&tree).or_else(|| first(&linker)) {
         return at_line(&lines, at, Whose::Kernel);
     }
-    match first(&|line| line.contains(TARGET)) {
-        Some(at) => at_target(&lines, at),
+    if let Some(at) = first(&|line| line.contains(TARGET)) {
+        return at_target(&lines, at);
+    }
+    match first(&|line| line.contains(MAKE)) {
+        Some(at) => at_line(&lines, at, Whose::Kernel),
         None => Diagnosis {
             what: "make failed and did not say why".to_owned(),
             details: lines.iter().rev().take(AFTER).rev().map(|l| (*l).to_owned()).collect(),
@@ -211,6 +217,12 @@ mod tests {
         check(
             "make[3]: *** No rule to make target 'mm/a.o', needed by 'mm/built-in.a'.  Stop.\n",
             "make[3]: *** No rule to make target 'mm/a.o', needed by 'mm/built-in.a'.  Stop.",
+            1,
+            &Whose::Kernel,
+        );
+        check(
+            "Makefile:700: *** missing separator.  Stop.\n",
+            "Makefile:700: *** missing separator.  Stop.",
             1,
             &Whose::Kernel,
         );

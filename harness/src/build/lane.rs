@@ -52,6 +52,7 @@ impl Lane {
         lane.alone(ctx).await?;
         lane.sweep()?;
         ctx.store.touch(&name);
+        ctx.store.note_growth();
         Ok(lane)
     }
 

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 
 use crate::cache::{self, Entry};
 use crate::cli::{CacheArgs, CacheCommand, PruneArgs};
+use crate::interrupt::Interrupt;
 use crate::progress::{clean, print};
 use crate::stop::{AS_EXPECTED, FAULT, Fault, Stop};
 use crate::store::Store;
@@ -15,12 +16,12 @@ use crate::store::Store;
 /// # Errors
 /// When the store cannot be read or written, or somebody else uses what is to be
 /// removed.
-pub fn run(args: &CacheArgs) -> Result<u8, Stop> {
+pub async fn run(args: &CacheArgs) -> Result<u8, Stop> {
     let store = Store::of_user()?;
     match &args.command {
         CacheCommand::List => list(&store),
         CacheCommand::Prune(args) => prune(&store, args),
-        CacheCommand::Verify => verify(&store),
+        CacheCommand::Verify => verify(&store).await,
     }
 }
 
@@ -60,9 +61,9 @@ fn prune(store: &Store, args: &PruneArgs) -> Result<u8, Stop> {
     Ok(AS_EXPECTED)
 }
 
-fn verify(store: &Store) -> Result<u8, Stop> {
+async fn verify(store: &Store) -> Result<u8, Stop> {
     let _shared = store.share(|| ())?;
-    let faults = cache::faults(store)?;
+    let faults = cache::faults(store, &Interrupt::listen()?).await?;
     if faults.is_empty() {
         print("every kernel, every saved guest and every object is what was written\n")?;
         return Ok(AS_EXPECTED);

@@ -64,6 +64,8 @@ pub(super) struct Candidates {
     known: BTreeMap<String, usize>,
     /// What the patches became, as far as any of them was applied.
     commits: Vec<String>,
+    /// The tree that they were applied to, as soon as it is known.
+    source_tree: String,
 }
 
 /// How to come to a candidate.
@@ -157,7 +159,8 @@ impl Candidates {
 
     fn new(all: Vec<Candidate>, how: How, wishes: Wishes, permissions: Permissions) -> Candidates {
         let (dir, known, commits) = (PathBuf::new(), BTreeMap::new(), Vec::new());
-        Candidates { all, how, wishes, permissions, dir, known, commits }
+        let source_tree = String::new();
+        Candidates { all, how, wishes, permissions, dir, known, commits, source_tree }
     }
 
     /// Where the runs go: below this directory.
@@ -206,8 +209,7 @@ impl Candidates {
         }
     }
 
-    /// Holds what the patches became against what they were before: where they stand
-    /// on another tree, or are others, they have other names.
+    /// Holds the source, and what the patches became, against what they were before.
     ///
     /// # Errors
     /// When the source or the series has changed meanwhile.
@@ -218,7 +220,12 @@ impl Candidates {
         let now: Vec<String> =
             results.kernel.series.iter().map(|patch| patch.commit.clone()).collect();
         let both = now.len().min(self.commits.len());
-        if now[..both] != self.commits[..both] {
+        let tree = &results.kernel.source_tree;
+        if self.source_tree.is_empty() {
+            self.source_tree.clone_from(tree);
+        }
+        let other_source = !tree.is_empty() && *tree != self.source_tree;
+        if other_source || now[..both] != self.commits[..both] {
             let what = "the kernel's source or the series has changed meanwhile";
             let hint = "begin again, with a source that stays as it is: git:PATH@COMMIT";
             return Err(Stop::usage(Problem::new("--series", what).hint(hint)));

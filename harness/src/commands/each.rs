@@ -1,15 +1,18 @@
 //! `run-kernel-tests --each`: every patch of a series judged on its own, and what
 //! each of them changes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
 
 use super::candidates::{Candidate, Candidates, Judged};
-use super::run_kernel_tests::{Permissions, resolve, wishes};
+use super::run_kernel_tests::{Permissions, Prepared, resolve, wishes};
 use crate::cli::RunArgs;
+use crate::collect::Evidence;
 use crate::context::Session;
-use crate::judge::{Check, Results, Summary, TestResult, Verdict, outcome_of};
+use crate::events::{Event, Record};
+use crate::judge::{self, Check, Checks, Results, Summary, TestResult, Verdict, outcome_of};
 use crate::progress::{clean, print, say};
 use crate::stop::{self, Problem, Stop};
 use crate::trace::changes;
@@ -43,11 +46,21 @@ pub(super) async fn run(
     }
     let prepared = resolve(wishes.clone(), problems, cwd)?;
     let ctx = session.context()?;
-    let mut candidates = Candidates::of(&ctx, wishes, permissions).await?;
+    let candidates = Candidates::of(&ctx, wishes, permissions).await;
+    if let Err(stop @ Stop::Usage { .. }) = candidates {
+        return Err(stop);
+    }
     let (dir, _held) = rundir::create(prepared.out(), cwd)?;
     session.log.record_in(&dir)?;
     let text = serde_yaml::to_string(prepared.plan()).context("the plan")?;
     std::fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
+    let mut candidates = match candidates {
+        Ok(candidates) => candidates,
+        Err(stop) => {
+            write(&prepared, &dir, &unjudged(&prepared, &stop))?;
+            return Err(stop);
+        }
+    };
     let runs = dir.join(rundir::EACH);
     candidates.place(runs.clone());
     let last = candidates.last();
@@ -83,23 +96,41 @@ pub(super) async fn run(
     };
     // The results of the last that was judged, of the whole series if all were; but
     // for what all of them come to.
+    let whole = whole.or_else(|| stopped.as_ref().map(|stop| unjudged(&prepared, stop)));
     if let Some(mut results) = whole {
         let bad: Vec<&str> =
             rows.iter().filter(|row| row.code != 0).map(|row| row.patch.as_str()).collect();
         if let Some(stop) = &stopped {
-            results.reason = Some(format!("after {} of {last}: {stop}", rows.len()));
+            results.reason = Some(format!("at {} of {last}: {stop}", rows.len()));
         } else if !bad.is_empty() {
             results.reason = Some(format!("not as expected: {}", bad.join("; ")));
         }
         (results.exit_code, results.outcome) = (code, outcome_of(code));
-        report::write(&results, &dir)?;
-        if let Some(path) = prepared.json() {
-            report::write_copy(&results, path)?;
+        if let Err(error) = write(&prepared, &dir, &results) {
+            // What stopped us before weighs more.
+            return Err(stopped.unwrap_or_else(|| error.into()));
         }
     }
     let text = format!("{}evidence in {}\n", table(&rows), runs.display());
     print(&text.lines().map(|line| clean(line) + "\n").collect::<String>())?;
     stopped.map_or(Ok(code), Err)
+}
+
+/// The results of a plan of which nothing was judged.
+fn unjudged(prepared: &Prepared, stop: &Stop) -> Results {
+    let event = Event::Stopped { stop: stop.clone() };
+    judge::judge(&Evidence {
+        plan: prepared.plan().clone(),
+        records: vec![Record { t_ms: 0, event }],
+        consoles: Vec::new(),
+        traces: BTreeMap::new(),
+        known_issues: Vec::new(),
+    })
+}
+
+fn write(prepared: &Prepared, dir: &Path, results: &Results) -> anyhow::Result<()> {
+    report::write(results, dir)?;
+    prepared.json().map_or(Ok(()), |path| report::write_copy(results, path))
 }
 
 /// A line of the table, whose last two cells may have several.
@@ -161,7 +192,9 @@ fn verdicts(before: &Results, now: &Results) -> Vec<String> {
 /// A verdict, and the rules that it is for where nothing else was wrong.
 fn said(test: &TestResult) -> String {
     let mut said = test.verdict.as_str().replace('_', " ");
-    if test.checks.data == Check::Ok && !test.trace.violations.is_empty() {
+    let Checks { data, console, taint, .. } = test.checks;
+    let else_bad = [data, console, taint].contains(&Check::Bad);
+    if !else_bad && !test.trace.violations.is_empty() {
         let mut rules: Vec<&str> =
             test.trace.violations.iter().map(|broken| broken.rule.as_str()).collect();
         rules.sort_unstable();

@@ -39,12 +39,20 @@ pub fn session() -> Result<Session, Stop> {
     Ok(Session { log, interrupt: Interrupt::listen()? })
 }
 
-/// Keeps the store within its bound, after a command. What it removes, and why it
-/// cannot, is said: the command has ended as it did.
-pub fn tidy() {
-    match crate::cache::tidy() {
+/// Keeps the store within its bound, after a command, until it is done or the user
+/// wants no more of it. What it removes, and why it cannot, is said: the command has
+/// ended as it did.
+pub async fn tidy() {
+    let tidying = tokio::task::spawn_blocking(|| match crate::cache::tidy() {
         Ok(told) => told.into_iter().for_each(say),
         Err(stop) => say(stop),
+    });
+    let Ok(interrupt) = Interrupt::listen() else { return };
+    tokio::select! {
+        // It says itself what went wrong.
+        _ = tidying => {}
+        // What is half removed, the next one removes.
+        () = interrupt.wait() => {}
     }
 }
 

@@ -306,6 +306,7 @@ async fn stages(
     let stage = Timed::start(ctx, Stage::Source);
     let tree = source::fetch(ctx, &prepared.source, permissions.refresh).await?;
     info.source.clone_from(&tree.described);
+    info.source_tree = tree.tree.to_string();
     info.tree = tree.tree.to_string();
     ctx.log.emit(Event::Kernel(info.clone()));
     stage.finish(tree.reused, tree.described.clone());

@@ -62,6 +62,9 @@ pub struct KernelInfo {
     pub release: String,
     /// The source as it was asked for, versions resolved.
     pub source: String,
+    /// The tree of the source, without the series.
+    #[serde(default)]
+    pub source_tree: String,
     /// The tree that was built, with the series in it.
     pub tree: String,
     /// SHA-256 of the resolved configuration.

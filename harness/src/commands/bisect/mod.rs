@@ -196,32 +196,24 @@ async fn search(
     cwd: &Path,
 ) -> Result<End, Stop> {
     let last = candidates.last();
-    loop {
+    let end = loop {
         let number = match next(state.to - state.from, &state.answers()) {
             Next::Judge(offset) => state.from + offset,
             Next::Found(change) => {
                 let change = state.absolute(change);
-                for number in [change.at - 1, change.at] {
-                    let again = candidates.judge_again(session, number, TURNS, cwd).await?;
-                    let answer = state.question.ask(&seen(&again));
-                    if let Some(end) = state.confirm(number, &answer) {
-                        return Ok(end);
-                    }
-                    judged.insert(number, again);
-                }
                 let results = judged.get(&change.at).map(|judged| &judged.results);
                 let commit = results.and_then(|results| candidates.commit(change.at, results));
-                return Ok(End::Found { change, commit });
+                break End::Found { change, commit };
             }
             Next::Suspects { patches, before, after } => {
                 let patches = patches.into_iter().map(|patch| state.from + patch).collect();
-                return Ok(End::Suspects { patches, before, after });
+                break End::Suspects { patches, before, after };
             }
             Next::Alike { answer, changes } => {
                 let changes = changes.into_iter().map(|change| state.absolute(change)).collect();
-                return Ok(End::Alike { answer, changes });
+                break End::Alike { answer, changes };
             }
-            Next::Nothing => return Ok(End::Nothing),
+            Next::Nothing => break End::Nothing,
         };
         let name = clean(&candidates.all[number].name(last));
         say(format_args!("bisect   {name}"));
@@ -247,7 +239,19 @@ async fn search(
         });
         judged.insert(number, kernel);
         state.write(dir)?;
+    };
+    for number in state.to_confirm(&end) {
+        let name = clean(&candidates.all[number].name(last));
+        say(format_args!("bisect   {name}: once more, {TURNS} times"));
+        let again = candidates.judge_again(session, number, TURNS, cwd).await?;
+        let answer = state.question.ask(&seen(&again));
+        if let Some(flaky) = state.confirm(number, &answer) {
+            return Ok(flaky);
+        }
+        judged.insert(number, again);
+        state.write(dir)?;
     }
+    Ok(end)
 }
 
 fn seen(judged: &Judged) -> Seen<'_> {

@@ -30,6 +30,9 @@ pub(super) struct State {
     pub(super) to: usize,
     /// In the order in which they were judged.
     pub(super) steps: Vec<Step>,
+    /// Those of which several turns have said the same again.
+    #[serde(default)]
+    confirmed: Vec<usize>,
     /// What came of it, when it has come to its end.
     pub(super) end: Option<End>,
 }
@@ -72,8 +75,8 @@ impl End {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             End::Found { .. } => AS_EXPECTED,
-            End::Flaky { .. } | End::Alike { .. } => NOT_AS_EXPECTED,
-            End::Suspects { .. } | End::Nothing => NOT_JUDGEABLE,
+            End::Flaky { .. } | End::Alike { .. } | End::Nothing => NOT_AS_EXPECTED,
+            End::Suspects { .. } => NOT_JUDGEABLE,
         }
     }
 }
@@ -94,6 +97,7 @@ impl State {
             from,
             to,
             steps: Vec::new(),
+            confirmed: Vec::new(),
             end: None,
         }
     }
@@ -106,8 +110,13 @@ impl State {
 
     /// Whether it is about the same as another one.
     pub(super) fn is_of(&self, other: &State) -> bool {
-        let fresh = State { steps: Vec::new(), end: None, ..self.clone() };
-        fresh == State { steps: Vec::new(), end: None, ..other.clone() }
+        let begun = |state: &State| State {
+            steps: Vec::new(),
+            confirmed: Vec::new(),
+            end: None,
+            ..state.clone()
+        };
+        begun(self) == begun(other)
     }
 
     /// What the file says.
@@ -136,14 +145,40 @@ impl State {
         Change { at: self.from + change.at, ..change }
     }
 
-    /// What is to be said if a kernel says something else than it did.
-    pub(super) fn confirm(&self, number: usize, again: &Answer) -> Option<End> {
+    /// The kernels on whose answers an end rests, and of which it is not known yet
+    /// that they say the same in several turns.
+    pub(super) fn to_confirm(&self, end: &End) -> Vec<usize> {
+        let known = |before: usize| {
+            let steps = self.steps.iter().filter(|step| matches!(step.answer, Answer::Is(_)));
+            steps.map(|step| step.number).filter(|number| *number < before).max()
+        };
+        let around = |at: usize| [known(at), Some(at)].into_iter().flatten();
+        let mut numbers: Vec<usize> = match end {
+            End::Found { change, .. } => around(change.at).collect(),
+            End::Suspects { patches, .. } => {
+                let bounds = patches.first().zip(patches.last());
+                bounds.into_iter().flat_map(|(first, last)| [first - 1, *last]).collect()
+            }
+            End::Alike { changes, .. } => {
+                changes.iter().flat_map(|change| around(change.at)).collect()
+            }
+            End::Flaky { .. } | End::Nothing => Vec::new(),
+        };
+        numbers.dedup();
+        numbers.retain(|number| !self.confirmed.contains(number));
+        numbers
+    }
+
+    /// Takes what several turns have said; what there is to say if that is something
+    /// else than before.
+    pub(super) fn confirm(&mut self, number: usize, again: &Answer) -> Option<End> {
         let first = &self.steps.iter().find(|step| step.number == number)?.answer;
-        (first != again).then(|| End::Flaky {
-            number,
-            first: first.to_string(),
-            then: again.to_string(),
-        })
+        if first == again {
+            self.confirmed.push(number);
+            return None;
+        }
+        let (first, then) = (first.to_string(), again.to_string());
+        Some(End::Flaky { number, first, then })
     }
 }
 
@@ -179,12 +214,36 @@ mod tests {
     }
 
     #[test]
+    fn every_end_rests_on_what_is_on_both_sides() {
+        let mut begun = state(&["", "a", "b", "c"]);
+        let unknown = || Answer::Unknown("x".into());
+        let is = |what: &str| Answer::Is(what.into());
+        for (number, answer) in [is("a"), unknown(), is("b"), is("a")].into_iter().enumerate() {
+            begun.steps.push(Step { number, answer, same_as: None, exit_code: 0, seconds: 1.0 });
+        }
+        let (before, after) = ("a".to_owned(), "b".to_owned());
+        let patches = vec![1, 2];
+        let suspects = End::Suspects { patches, before: before.clone(), after: after.clone() };
+        assert_eq!(begun.to_confirm(&suspects), [0, 2]);
+        let there = Change { at: 2, before: before.clone(), after: after.clone() };
+        let back = Change { at: 3, before: after, after: before };
+        let alike = End::Alike { answer: "a".into(), changes: vec![there, back] };
+        assert_eq!(begun.to_confirm(&alike), [0, 2, 3]);
+    }
+
+    #[test]
     fn an_answer_that_does_not_stand_is_flaky() {
         let mut begun = state(&["", "a"]);
         let is = |what: &str| Answer::Is(what.into());
         let step = Step { number: 1, answer: is("b"), same_as: None, exit_code: 0, seconds: 1.0 };
         begun.steps.push(step);
-        assert_eq!(begun.confirm(1, &is("b")), None);
+        let change = Change { at: 1, before: "a".into(), after: "b".into() };
+        let found = End::Found { change, commit: None };
+        let first = Step { number: 0, answer: is("a"), ..begun.steps[0].clone() };
+        begun.steps.push(first);
+        assert_eq!(begun.to_confirm(&found), [0, 1]);
+        assert_eq!(begun.confirm(0, &is("a")), None);
+        assert_eq!(begun.to_confirm(&found), [1], "it goes on after what was confirmed");
         let end = begun.confirm(1, &Answer::Flickers("x".into())).expect("another answer");
         assert_eq!(end.exit_code(), NOT_AS_EXPECTED);
     }

@@ -29,7 +29,13 @@ pub(super) fn traces(state: &State, judged: &BTreeMap<usize, Judged>) -> Option<
         Some(Traces { test: id.clone(), before, after })
     };
     let asked: Vec<&String> = match &state.question {
-        Question::Verdicts(ids) => ids.iter().collect(),
+        Question::Verdicts(ids) => {
+            let verdict = |number: usize, id: &str| {
+                let tests = &judged.get(&number)?.results.tests;
+                tests.iter().find(|test| test.id == id).map(|test| test.verdict)
+            };
+            ids.iter().filter(|id| verdict(at - 1, id) != verdict(*at, id)).collect()
+        }
         Question::Trace(id) => vec![id],
         Question::Event { op, .. } => {
             let shows = |id: &&String| {
