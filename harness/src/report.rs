@@ -15,8 +15,23 @@ use crate::progress::{clean, seconds};
 /// How much of a call trace the summary shows.
 const FRAMES: usize = 4;
 
+/// The file.
+const RESULTS: &str = "results.json";
+
 /// What `results.json` is called while it is written.
 pub const DRAFT: &str = "results.json.new";
+
+/// Reads the `results.json` of a run.
+///
+/// # Errors
+/// When it cannot be read, or is not what this program writes.
+pub fn read(dir: &Path) -> Result<Results> {
+    let path = dir.join(RESULTS);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not what this program writes", path.display()))
+}
 
 /// Writes `results.json` into `dir`, whole or not at all.
 ///
@@ -24,7 +39,7 @@ pub const DRAFT: &str = "results.json.new";
 /// When it cannot be written.
 pub fn write(results: &Results, dir: &Path) -> Result<()> {
     let text = json(results)?;
-    let path = dir.join("results.json");
+    let path = dir.join(RESULTS);
     let draft = dir.join(DRAFT);
     fs::write(&draft, &text)
         .and_then(|()| fs::rename(&draft, &path))
@@ -42,7 +57,7 @@ pub fn write_copy(results: &Results, path: &Path) -> Result<()> {
 }
 
 fn json(results: &Results) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(results).context("results.json")?;
+    let mut text = serde_json::to_string_pretty(results).context(RESULTS)?;
     text.push('\n');
     Ok(text)
 }

@@ -68,6 +68,11 @@ pub(super) struct Candidates {
     source_tree: String,
 }
 
+/// The name of a kernel's run, among those of the others.
+pub(super) fn run_of(number: usize) -> String {
+    format!("{number:03}")
+}
+
 /// How to come to a candidate.
 enum How {
     /// With so many patches of the last series.
@@ -182,13 +187,12 @@ impl Candidates {
     }
 
     fn dir_of(&self, number: usize) -> PathBuf {
-        self.dir.join(format!("{number:03}"))
+        self.dir.join(run_of(number))
     }
 
     /// What the last run of one of them has left, if that can be read.
     pub(super) fn results(&self, number: usize) -> Option<Results> {
-        let text = fs::read_to_string(self.dir_of(number).join("results.json")).ok()?;
-        serde_json::from_str(&text).ok()
+        report::read(&self.dir_of(number)).ok()
     }
 
     /// What an earlier process has judged, if that can still be read.
@@ -320,11 +324,9 @@ impl Candidates {
 
     /// Takes over the results of a kernel that is the same.
     fn as_other(&self, number: usize, built: Results, other: usize) -> Result<Results, Stop> {
-        let path = self.dir_of(other).join("results.json");
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let judged: Results =
-            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        let same = format!("the kernel is that of {}, whose run this is", path.display());
+        let dir = self.dir_of(other);
+        let judged = report::read(&dir)?;
+        let same = format!("the kernel is that of {}, whose run this is", dir.display());
         let reason = judged.reason.map_or(same.clone(), |reason| format!("{reason}; {same}"));
         let results = Results { kernel: built.kernel, reason: Some(reason), ..judged };
         report::write(&results, &self.dir_of(number))?;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::candidates::{Branch, Candidates, Judged};
+use super::candidates::{Branch, Candidates, Judged, run_of};
 use super::check_writable;
 use super::run_kernel_tests::{Permissions, resolve, wishes};
 use crate::bisect::{Answer, Next, Question, Seen, next};
@@ -21,8 +21,8 @@ use crate::cli::BisectArgs;
 use crate::context::Session;
 use crate::plan::Wishes;
 use crate::progress::{clean, print, say};
-use crate::rundir;
 use crate::stop::{self, Problem, Stop};
+use crate::{report, rundir};
 use state::{End, State, Step};
 
 /// How often each test runs where it is to be seen whether an answer stands.
@@ -137,6 +137,20 @@ pub(super) fn found(dir: &Path) -> Option<Found> {
     })
 }
 
+/// The closing words of the bisect in a directory, if there is one.
+pub(super) fn told(dir: &Path) -> Option<String> {
+    let state = State::read(dir)?;
+    let judged = state.steps.iter().filter_map(|step| {
+        let run = |number: usize| dir.join(rundir::EACH).join(run_of(number));
+        let results = report::read(&run(step.number)).ok()?;
+        let dir = run(step.same_as.unwrap_or(step.number));
+        let judged = Judged { results, dir, same_as: step.same_as, seconds: step.seconds };
+        Some((step.number, judged))
+    });
+    let traces = tell::traces(&state, &judged.collect());
+    Some(tell::text(&state, traces.as_ref(), dir))
+}
+
 /// By what each kernel is to be judged.
 fn asked(args: &BisectArgs, branch: Option<&Branch>) -> Wishes {
     let tests = match &args.trace {
@@ -200,10 +214,7 @@ async fn search(
         let number = match next(state.to - state.from, &state.answers()) {
             Next::Judge(offset) => state.from + offset,
             Next::Found(change) => {
-                let change = state.absolute(change);
-                let results = judged.get(&change.at).map(|judged| &judged.results);
-                let commit = results.and_then(|results| candidates.commit(change.at, results));
-                break End::Found { change, commit };
+                break End::Found { change: state.absolute(change), commit: None };
             }
             Next::Suspects { patches, before, after } => {
                 let patches = patches.into_iter().map(|patch| state.from + patch).collect();
@@ -251,7 +262,15 @@ async fn search(
         judged.insert(number, again);
         state.write(dir)?;
     }
-    Ok(end)
+    Ok(match end {
+        // Of a run that was cut short it may not be known before.
+        End::Found { change, .. } => {
+            let results = judged.get(&change.at).map(|judged| &judged.results);
+            let commit = results.and_then(|results| candidates.commit(change.at, results));
+            End::Found { change, commit }
+        }
+        end => end,
+    })
 }
 
 fn seen(judged: &Judged) -> Seen<'_> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::check_writable;
+use super::{bisect, check_writable};
 use crate::cli::ShowArgs;
 use crate::context::Session;
 use crate::judge::{Results, TestResult, Verdict};
@@ -31,6 +31,14 @@ pub async fn run(session: &Session, args: &ShowArgs) -> Result<u8, Stop> {
     if let [left, right] = args.diff.as_slice() {
         let (left, right) = (Run::open("RUN1", left, &cwd)?, Run::open("RUN2", right, &cwd)?);
         return differences(&left, &right, args.test.as_deref().unwrap_or_default());
+    }
+    let nothing_of_it = args.test.is_none() && args.perfetto.is_none() && !args.callers;
+    if nothing_of_it
+        && let Ok(dir) = rundir::find(&args.run, &cwd)
+        && let Some(text) = bisect::told(&dir)
+    {
+        print(&text)?;
+        return Ok(AS_EXPECTED);
     }
     let run = Run::open("RUN", &args.run, &cwd)?;
     if args.callers {
@@ -95,15 +103,8 @@ impl Run {
             return Err(Stop::usage(Problem::new(at, what).hint("wait for its end")));
         }
         let judge = format!("{} judge {}", report::program(), dir.display());
-        let path = dir.join("results.json");
-        let text = fs::read_to_string(&path).map_err(|error| {
-            let what = format!("cannot read {}: {error}", path.display());
-            Stop::usage(Problem::new(at, what).hint(judge.clone()))
-        })?;
-        let results = serde_json::from_str(&text).map_err(|error| {
-            let what = format!("{} is not what this program writes: {error}", path.display());
-            Stop::usage(Problem::new(at, what).hint(judge))
-        })?;
+        let results = report::read(&dir)
+            .map_err(|error| Stop::usage(Problem::new(at, format!("{error:#}")).hint(judge)))?;
         Ok(Run { dir, results })
     }
 
