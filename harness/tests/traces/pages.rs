@@ -99,12 +99,12 @@ fn pages_that_lie_are_told() {
     });
     assert_eq!(missed, "the kernel says that events are missing");
     for (change, told) in [
-        (-12, "a page of 900 bytes that says it has 864"),
-        (-4, "a page of 900 bytes that says it has 872"),
+        (-12, "a page of 1548 bytes that says it has 1512"),
+        (-4, "a page of 1548 bytes that says it has 1520"),
         (4, "an event that is longer than its page"),
         (8, "an event of 0 bytes"),
-        (400, "a page of 900 bytes that says it has 1276"),
-        (1 << 40, "a page of 900 bytes that says it has 1099511628652"),
+        (400, "a page of 1548 bytes that says it has 1924"),
+        (1 << 40, "a page of 1548 bytes that says it has 1099511629300"),
     ] {
         let lies = damaged(|raw| {
             let at = commit(raw, 1);
@@ -130,11 +130,11 @@ fn records_that_are_none_are_told() {
             raw.bytes[page.start + EVENTS + at] = byte;
         })
     };
-    // The first record of the one is a start: a header, and what it is.
+    // The first record of the one is an end: a header, and what it is.
     let told = "a record of a kind that the kernel did not describe";
-    assert_eq!(change(1, 4, 0xee), told);
-    assert_eq!(change(1, 4, 0xcd), "a record of callback_return of 88 bytes");
-    assert_eq!(change(1, 0, 0x15), "a record of callback of 84 bytes");
+    assert_eq!(change(4, 4, 0xee), told);
+    assert_eq!(change(4, 4, 0xcd), "a record of callback_return of 64 bytes");
+    assert_eq!(change(4, 4, 0xcc), "a record of callback of 64 bytes");
     // That of the other is a marker: a header, its length, what it is, its text.
     assert_eq!(change(2, 8, 0xee), told);
     assert_eq!(change(2, 24, b'!'), "a marker that is none");
