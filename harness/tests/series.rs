@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hmm_harness::events::{Event, Log};
-use hmm_harness::series::{PatchedTree, apply, check};
+use hmm_harness::series::{PatchedTree, apply, check, patches};
 use hmm_harness::stop::{Fault, Stop};
 use kernels::{Home, git, write};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 
 /// Two commits on a kernel, as `git format-patch` writes them to `out`.
 fn two_patches(home: &Home) -> PathBuf {
@@ -431,4 +433,103 @@ async fn what_a_series_was_made_for_is_told_where_it_is_not_there() {
     let source = home.fetch("git:work@HEAD").await.unwrap();
     apply(&home.ctx, source, &[mbox(&home, "both", &both)], None).await.unwrap();
     assert_eq!(notes(), [""; 0]);
+}
+
+/// What a mutation puts into a mailbox.
+const TOKENS: [&[u8]; 16] = [
+    b"From ",
+    b"\n\n",
+    b"\r\n",
+    b"Subject: [PATCH v2 2/2] ",
+    b"[PATCH 999999999999/2]",
+    b"Message-Id: <1@b>\n",
+    b"Content-Transfer-Encoding: base64\n",
+    b"Content-Type: multipart/mixed; boundary=\"x\"\n",
+    b"Content-Type: text/plain; charset=utf-7; format=flowed\n",
+    b"=\n",
+    b"diff --git a/mm/a.c b/mm/a.c\n",
+    b"@@ -1,1 +1,1 @@\n",
+    b"--- a/../../outside\n",
+    b"GIT binary patch\n",
+    b"\0",
+    b"\xff\xfe",
+];
+
+/// Something that happens to a mailbox, at a place in it.
+#[derive(Debug, Clone)]
+enum Mutation {
+    Insert(usize),
+    Cut(usize),
+    Repeat(usize),
+    Change(u8),
+    End,
+}
+
+fn mutated(text: &[u8], mutations: &[(prop::sample::Index, Mutation)]) -> Vec<u8> {
+    let mut bytes = text.to_vec();
+    for (at, mutation) in mutations {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let at = at.index(bytes.len());
+        let until = |length: usize| (at + length).min(bytes.len());
+        match mutation {
+            Mutation::Insert(token) => drop(bytes.splice(at..at, TOKENS[*token].iter().copied())),
+            Mutation::Cut(length) => drop(bytes.drain(at..until(*length))),
+            Mutation::Repeat(length) => {
+                let again = bytes[at..until(*length)].to_vec();
+                bytes.splice(at..at, again);
+            }
+            Mutation::Change(to) => bytes[at] = *to,
+            Mutation::End => bytes.truncate(at),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_mailbox_that_was_mangled_gives_all_of_its_patches_or_none() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let home = Home::new();
+    home.kernel("k");
+    let [one, two] = two_diffs(&home);
+    let whole = mbox(
+        &home,
+        "whole.mbox",
+        &[
+            mail("[PATCH v2 0/2] mm: all", "a cover letter\n"),
+            mail("[PATCH v2 2/2] mm: twenty", &two),
+            mail("[PATCH v2 1/2] mm: three", &one),
+        ],
+    );
+    let text = fs::read(&whole).unwrap();
+    let good = runtime.block_on(on_kernel(&home, &[&whole])).unwrap().tree;
+    let mutation = prop_oneof![
+        3 => (0..TOKENS.len()).prop_map(Mutation::Insert),
+        2 => (1..400usize).prop_map(Mutation::Cut),
+        1 => (1..400usize).prop_map(Mutation::Repeat),
+        2 => any::<u8>().prop_map(Mutation::Change),
+        1 => Just(Mutation::End),
+    ];
+    let mutations = prop::collection::vec((any::<prop::sample::Index>(), mutation), 1..6);
+    let mut runner = TestRunner::new(Config { cases: 48, ..Config::default() });
+    runner
+        .run(&mutations, |mutations| {
+            let path = home.path("mangled.mbox");
+            fs::write(&path, mutated(&text, &mutations)).unwrap();
+            match runtime.block_on(on_kernel(&home, &[&path])) {
+                Ok(tree) => {
+                    let offered = runtime.block_on(patches(&home.ctx, &path)).unwrap();
+                    let offered: Vec<&str> =
+                        offered.iter().map(|patch| patch.subject.as_str()).collect();
+                    prop_assert_eq!(subjects(&tree), offered);
+                }
+                Err(Stop::Kernel(_) | Stop::Usage { .. }) => {}
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+            let again = runtime.block_on(on_kernel(&home, &[&whole])).unwrap();
+            prop_assert_eq!(&again.tree, &good);
+            Ok(())
+        })
+        .unwrap();
 }
