@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use hmm_protocol::Device;
 
 use crate::bisect::Question;
+use crate::compare::Format;
 use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::machine::Accel;
@@ -46,6 +47,8 @@ pub enum Command {
     Judge(JudgeArgs),
     /// Show a saved run: its tests, one of them, its trace, or what differs from another
     Show(ShowArgs),
+    /// Say what is worse in a run than in another, and what is better
+    Compare(CompareArgs),
     /// Say what this machine lacks, and the command that mends it
     Doctor(DoctorArgs),
     /// Measure what a run costs, with the budgets beside it
@@ -159,6 +162,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
 
+    /// Also write the results here as JUnit XML
+    #[arg(long, value_name = "PATH")]
+    pub junit: Option<PathBuf>,
+
+    /// Also write the results here as KTAP
+    #[arg(long, value_name = "PATH")]
+    pub ktap: Option<PathBuf>,
+
     /// Also write the notifier traces here, as Chrome trace events for
     /// https://ui.perfetto.dev
     #[arg(long, value_name = "PATH")]
@@ -264,6 +275,14 @@ pub struct JudgeArgs {
     /// Also write results.json here
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
+
+    /// Also write the results here as JUnit XML
+    #[arg(long, value_name = "PATH")]
+    pub junit: Option<PathBuf>,
+
+    /// Also write the results here as KTAP
+    #[arg(long, value_name = "PATH")]
+    pub ktap: Option<PathBuf>,
 }
 
 /// Options of `show`.
@@ -301,6 +320,21 @@ pub struct ShowArgs {
     /// it sets the owner, and whether a test executed it
     #[arg(long, conflicts_with_all = ["test", "trace", "diff", "perfetto"])]
     pub callers: bool,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A run directory, or its name
+    pub a: String,
+
+    /// Another one, or `latest`: exit code 1 if it is worse
+    #[arg(default_value = "latest")]
+    pub b: String,
+
+    /// As what it is told
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
 }
 
 /// Options of `doctor`.
@@ -415,6 +449,8 @@ impl RunArgs {
             until: self.until,
             out: self.out.clone(),
             json: self.json.clone(),
+            junit: self.junit.clone(),
+            ktap: self.ktap.clone(),
             perfetto: self.perfetto.clone(),
             expect: None,
         }

@@ -25,6 +25,7 @@ pub mod bisect;
 pub mod cache;
 pub mod callers;
 mod chunks;
+pub mod compare;
 pub mod console;
 pub mod context;
 pub mod embedded;

@@ -42,13 +42,15 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
     "plan.yaml",
     "results.json",
     report::DRAFT,
+    report::JUNIT,
+    report::KTAP,
     MARK,
     "console.log",
     "kernel.config",
@@ -106,13 +108,14 @@ fn is_number(name: &std::ffi::OsStr) -> bool {
     name.len() >= 3 && name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// What speaks against `--json PATH` beside the run directory `out`.
-pub fn check_json(path: &Path, out: &Path) -> Option<Problem> {
-    if path.file_name().is_some_and(|name| name == "results.json") {
+/// What speaks against the option `at` for a copy of `own`, a file of the run
+/// directory `out`.
+pub fn check_copy(at: &str, own: &str, path: &Path, out: &Path) -> Option<Problem> {
+    if path.file_name().is_some_and(|name| name == own) {
         return None;
     }
-    let hint = "results.json is in the run directory anyway";
-    check_beside("--json", path, out).map(|problem| problem.hint(hint))
+    let hint = format!("{own} is in the run directory anyway");
+    check_beside(at, path, out).map(|problem| problem.hint(hint))
 }
 
 /// What speaks against a path of the option `at` beside the run directory `out`.
@@ -278,10 +281,19 @@ mod tests {
         fs::create_dir(&dir).expect("writable");
         std::os::unix::fs::symlink("run", &link).expect("writable");
         for path in [dir.join("events.jsonl"), link.join("events.jsonl")] {
-            assert!(check_json(&path, &dir).is_some(), "{}", path.display());
+            assert!(
+                check_copy("--json", "results.json", &path, &dir).is_some(),
+                "{}",
+                path.display()
+            );
         }
         for path in [link.join("results.json"), dir.join("mine"), base.path().join("plan.yaml")] {
-            assert_eq!(check_json(&path, &dir), None, "{}", path.display());
+            assert_eq!(
+                check_copy("--json", "results.json", &path, &dir),
+                None,
+                "{}",
+                path.display()
+            );
         }
     }
 

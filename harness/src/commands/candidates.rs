@@ -291,8 +291,14 @@ impl Candidates {
         until: Option<Stage>,
         cwd: &Path,
     ) -> Result<Results, Stop> {
-        let mut wishes =
-            Wishes { out: Some(self.dir_of(number)), json: None, until, ..self.wishes.clone() };
+        let mut wishes = Wishes {
+            out: Some(self.dir_of(number)),
+            json: None,
+            junit: None,
+            ktap: None,
+            until,
+            ..self.wishes.clone()
+        };
         if until.is_some() {
             // What a plan expects, it expects of the tests.
             wishes.expect = None;

@@ -15,7 +15,7 @@ use crate::events::{Event, Record};
 use crate::judge::{self, Check, Checks, Results, Summary, TestResult, Verdict, outcome_of};
 use crate::progress::{clean, print, say};
 use crate::stop::{self, Problem, Stop};
-use crate::trace::changes;
+use crate::trace::{changes, may_differ};
 use crate::{report, rundir};
 
 /// What several runs come to: the first of these that one of them has. A fault ends
@@ -130,7 +130,7 @@ fn unjudged(prepared: &Prepared, stop: &Stop) -> Results {
 
 fn write(prepared: &Prepared, dir: &Path, results: &Results) -> anyhow::Result<()> {
     report::write(results, dir)?;
-    prepared.json().map_or(Ok(()), |path| report::write_copy(results, path))
+    report::write_copies(results, prepared.copies())
 }
 
 /// A line of the table, whose last two cells may have several.
@@ -209,6 +209,7 @@ fn said(test: &TestResult) -> String {
 fn notifier(before: &Judged, now: &Judged) -> Vec<String> {
     let data = |of: &Judged, id: &str| {
         let ran = of.results.tests.iter().find(|test| test.id == id);
+        let ran = ran.filter(|test| !may_differ(&test.name));
         ran.filter(|test| matches!(test.verdict, Verdict::Passed | Verdict::Failed))
             .map(|test| test.checks.data)
     };

@@ -1,8 +1,11 @@
 //! `judge`: a saved run, judged again.
 
-use super::check_writable;
+use std::path::PathBuf;
+
+use super::check_copies;
 use crate::cli::JudgeArgs;
 use crate::progress::{print, say};
+use crate::report::Copies;
 use crate::stop::{Problem, Stop};
 use crate::{collect, judge, report, rundir};
 
@@ -23,10 +26,11 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         let hint = format!("judge one of those in {}", each.display());
         return Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
     }
-    let json = args.json.as_ref().map(|path| cwd.join(path));
-    if let Some(json) = &json {
-        let problem = check_writable("--json", json).or_else(|| rundir::check_json(json, &dir));
-        problem.map_or(Ok(()), |problem| Err(Stop::usage(problem)))?;
+    let to = |path: &Option<PathBuf>| path.as_ref().map(|path| cwd.join(path));
+    let copies = Copies { json: to(&args.json), junit: to(&args.junit), ktap: to(&args.ktap) };
+    let problems = check_copies(&copies, Some(&dir));
+    if !problems.is_empty() {
+        return Err(Stop::Usage { problems });
     }
     let evidence = collect::evidence(&dir)?;
     let results = judge::judge(&evidence);
@@ -37,7 +41,7 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     if let Err(error) = report::write(&results, &dir) {
         say(format_args!("note     {error:#}"));
     }
-    let copied = json.map_or(Ok(()), |json| report::write_copy(&results, &json));
+    let copied = report::write_copies(&results, &copies);
     print(&report::summary(&results, &dir)).and(copied)?;
     Ok(results.exit_code)
 }

@@ -6,6 +6,7 @@ pub mod bisect;
 pub mod cache;
 mod candidates;
 pub mod check;
+pub mod compare;
 pub mod doctor;
 mod each;
 pub mod judge;
@@ -22,6 +23,8 @@ use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, say};
+use crate::report::{self, Copies};
+use crate::rundir;
 use crate::stop::{Problem, Stop};
 
 /// A session that shows its progress on standard error.
@@ -62,6 +65,27 @@ pub async fn tidy() {
 /// When it is gone.
 pub fn cwd() -> Result<PathBuf, Stop> {
     Ok(std::env::current_dir().context("the current directory")?)
+}
+
+/// What speaks against copies of a judgement, as far as it shows before there is one:
+/// with each other, and with the run directory if it is known.
+fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
+    let all = [
+        ("--json", report::RESULTS, &copies.json),
+        ("--junit", report::JUNIT, &copies.junit),
+        ("--ktap", report::KTAP, &copies.ktap),
+    ];
+    let mut problems = Vec::new();
+    for (n, (at, own, path)) in all.iter().enumerate() {
+        let Some(path) = path else { continue };
+        problems.extend(check_writable(at, path));
+        problems.extend(dir.and_then(|dir| rundir::check_copy(at, own, path, dir)));
+        if let Some((other, ..)) = all[..n].iter().find(|(.., other)| other.as_ref() == Some(path))
+        {
+            problems.push(Problem::new(*at, format!("it is the same file as that of {other}")));
+        }
+    }
+    problems
 }
 
 /// What speaks against writing the file that the option `at` names, as far as it

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_writable, each, show};
+use super::{check_copies, check_writable, each, show};
 use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -21,6 +21,7 @@ use crate::flow::Stage;
 use crate::judge::{KernelInfo, NotApplicable, Results, RunOutcome};
 use crate::plan::{Plan, Wishes};
 use crate::progress::{print, say};
+use crate::report::Copies;
 use crate::run::Options;
 use crate::source::Source;
 use crate::stop::{self, Problem, Stop};
@@ -78,7 +79,7 @@ pub struct Prepared {
     source: Source,
     profile: Profile,
     out: Option<PathBuf>,
-    json: Option<PathBuf>,
+    copies: Copies,
     perfetto: Option<PathBuf>,
 }
 
@@ -94,8 +95,8 @@ impl Prepared {
     }
 
     /// Where else its results are to be.
-    pub(super) fn json(&self) -> Option<&Path> {
-        self.json.as_deref()
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
     }
 
     /// Where the kernel's source is.
@@ -159,19 +160,22 @@ pub(super) fn resolve(
     mut problems: Vec<Problem>,
     cwd: &Path,
 ) -> Result<Prepared, Stop> {
-    let (out, json) = (wishes.out.clone(), wishes.json.clone());
-    let perfetto = wishes.perfetto.clone();
+    let (out, perfetto) = (wishes.out.clone(), wishes.perfetto.clone());
+    let copies = Copies {
+        json: wishes.json.clone(),
+        junit: wishes.junit.clone(),
+        ktap: wishes.ktap.clone(),
+    };
     problems.extend(out.as_deref().and_then(rundir::check_out));
-    problems.extend(json.as_deref().and_then(|path| check_writable("--json", path)));
+    problems.extend(check_copies(&copies, out.as_deref()));
     problems.extend(perfetto.as_deref().and_then(|path| check_writable("--perfetto", path)));
-    if let (Some(json), Some(out)) = (&json, &out) {
-        problems.extend(rundir::check_json(json, out));
-    }
     if let (Some(perfetto), Some(out)) = (&perfetto, &out) {
         problems.extend(rundir::check_beside("--perfetto", perfetto, out));
     }
-    if perfetto.is_some() && perfetto == json {
-        problems.push(Problem::new("--perfetto", "it is the same file as that of --json"));
+    let others = [("--json", &copies.json), ("--junit", &copies.junit), ("--ktap", &copies.ktap)];
+    for (other, _) in others.iter().filter(|(_, path)| perfetto.is_some() && **path == perfetto) {
+        let what = format!("it is the same file as that of {other}");
+        problems.push(Problem::new("--perfetto", what));
     }
     problems.extend(series::check(&wishes.series));
 
@@ -209,7 +213,7 @@ pub(super) fn resolve(
     match (plan, source, profile) {
         (Some(mut plan), Some(source), Some(profile)) if problems.is_empty() => {
             plan.kernel = source.to_string();
-            Ok(Prepared { plan, source, profile, out, json, perfetto })
+            Ok(Prepared { plan, source, profile, out, copies, perfetto })
         }
         _ => Err(Stop::Usage { problems }),
     }
@@ -272,7 +276,7 @@ pub async fn carry_out(
     let mut results = judge::judge(&evidence);
     let own = report::write(&results, &dir);
     // They may lie on different disks, of which one is full.
-    let copy = prepared.json.as_ref().map_or(Ok(()), |path| report::write_copy(&results, path));
+    let copy = report::write_copies(&results, &prepared.copies);
     let words = evidence.unwritten().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)));
     let traces = prepared.perfetto.as_ref().map_or(Ok(()), |path| {
         let tests: Vec<&str> = results.tests.iter().map(|test| test.id.as_str()).collect();

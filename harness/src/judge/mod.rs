@@ -383,4 +383,4 @@ fn split_id(id: &str) -> (String, Option<hmm_protocol::Device>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use crate::plan::{Plan, Wishes, resolve};
 use hmm_protocol::wire::{GuestMessage, Health, Sealed};
 
 /// A result of which only id and verdict matter.
-pub(super) fn result(id: &str, verdict: Verdict) -> TestResult {
+pub(crate) fn result(id: &str, verdict: Verdict) -> TestResult {
     let (name, device) = split_id(id);
     TestResult {
         id: id.into(),

@@ -71,6 +71,8 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
         until: reader.take("until"),
         out: reader.take::<PathBuf>("out").map(|p| base.join(p)),
         json: reader.take::<PathBuf>("json").map(|p| base.join(p)),
+        junit: reader.take::<PathBuf>("junit").map(|p| base.join(p)),
+        ktap: reader.take::<PathBuf>("ktap").map(|p| base.join(p)),
         perfetto: reader.take::<PathBuf>("perfetto").map(|p| base.join(p)),
         expect: reader.take::<Expect>("expect"),
     };
@@ -94,7 +96,7 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 /// The keys a plan may have, for the message about one that it may not.
 const KEYS: &str = "kernel, series, first, profile, rootfs, filter, test, tests, device, timeout, \
                     seed, isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, out, json, \
-                    perfetto, expect";
+                    junit, ktap, perfetto, expect";
 
 struct Reader<'a> {
     name: String,

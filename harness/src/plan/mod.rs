@@ -83,6 +83,10 @@ pub struct Wishes {
     pub out: Option<PathBuf>,
     /// `--json`.
     pub json: Option<PathBuf>,
+    /// `--junit`.
+    pub junit: Option<PathBuf>,
+    /// `--ktap`.
+    pub ktap: Option<PathBuf>,
     /// `--perfetto`.
     pub perfetto: Option<PathBuf>,
     /// A plan's `expect`.
@@ -274,6 +278,8 @@ impl Wishes {
             until: self.until.or(other.until),
             out: self.out.map(|p| cwd.join(p)).or(other.out),
             json: self.json.map(|p| cwd.join(p)).or(other.json),
+            junit: self.junit.map(|p| cwd.join(p)).or(other.junit),
+            ktap: self.ktap.map(|p| cwd.join(p)).or(other.ktap),
             perfetto: self.perfetto.map(|p| cwd.join(p)).or(other.perfetto),
             expect: self.expect.or(other.expect),
         }

@@ -24,6 +24,7 @@ mod tell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, Write};
 
+use hmm_protocol::catalogue;
 use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
 use sha2::{Digest as _, Sha256};
 
@@ -47,6 +48,13 @@ pub fn unavailable(ready: &TraceReady) -> Option<String> {
         let (name, why) = ESSENTIAL.into_iter().find_map(refused)?;
         Some(format!("the kernel refuses the probe {name}: {why}"))
     })
+}
+
+/// Whether the canonical trace of a test need not be the same each time: its threads
+/// race on several processors.
+pub fn may_differ(test: &str) -> bool {
+    let definition = catalogue::TESTS.iter().find(|definition| definition.name == test);
+    definition.is_some_and(|definition| definition.needs.contains(&catalogue::THREADS))
 }
 
 /// What is known of the trace of one turn of a test.

@@ -1,9 +1,15 @@
-//! What is shown of a judgement: `results.json`, and a closing summary for the
-//! person at the terminal.
+//! What is shown of a judgement: `results.json`, the same for programs that know
+//! other formats, and a closing summary for the person at the terminal.
+
+mod cases;
+#[cfg(test)]
+pub(crate) use cases::tests;
+mod junit;
+mod ktap;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,7 +22,7 @@ use crate::progress::{clean, seconds};
 const FRAMES: usize = 4;
 
 /// The file.
-const RESULTS: &str = "results.json";
+pub const RESULTS: &str = "results.json";
 
 /// What `results.json` is called while it is written.
 pub const DRAFT: &str = "results.json.new";
@@ -33,27 +39,52 @@ pub fn read(dir: &Path) -> Result<Results> {
         .with_context(|| format!("{} is not what this program writes", path.display()))
 }
 
-/// Writes `results.json` into `dir`, whole or not at all.
+/// The same as JUnit XML.
+pub const JUNIT: &str = "junit.xml";
+
+/// The same as KTAP.
+pub const KTAP: &str = "results.ktap";
+
+/// Where a judgement is written beside the run directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// As `results.json` says it.
+    pub json: Option<PathBuf>,
+    /// As JUnit XML.
+    pub junit: Option<PathBuf>,
+    /// As KTAP.
+    pub ktap: Option<PathBuf>,
+}
+
+/// Writes `results.json` into `dir`, whole or not at all, and the same in other
+/// formats.
 ///
 /// # Errors
-/// When it cannot be written.
+/// When something of it cannot be written.
 pub fn write(results: &Results, dir: &Path) -> Result<()> {
-    let text = json(results)?;
     let path = dir.join(RESULTS);
     let draft = dir.join(DRAFT);
-    fs::write(&draft, &text)
+    fs::write(&draft, json(results)?)
         .and_then(|()| fs::rename(&draft, &path))
         // What was written of it is of use to nobody.
         .inspect_err(|_| drop(fs::remove_file(&draft)))
-        .with_context(|| format!("cannot write {}", path.display()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let (junit, ktap) = (Some(dir.join(JUNIT)), Some(dir.join(KTAP)));
+    write_copies(results, &Copies { json: None, junit, ktap })
 }
 
-/// Writes a copy of `results.json` to `path`.
+/// Writes a judgement where else it is wanted.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_copy(results: &Results, path: &Path) -> Result<()> {
-    fs::write(path, json(results)?).with_context(|| format!("cannot write {}", path.display()))
+pub fn write_copies(results: &Results, to: &Copies) -> Result<()> {
+    let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| {
+        let Some(path) = path else { return Ok(()) };
+        fs::write(path, text()?).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write(&to.json, &|| json(results))?;
+    write(&to.junit, &|| junit::text(results))?;
+    write(&to.ktap, &|| Ok(ktap::text(results)))
 }
 
 fn json(results: &Results) -> Result<String> {

@@ -1,0 +1,210 @@
+//! A judgement as other programs know one: cases, each of which is good, bad, or
+//! excused.
+
+use std::time::Duration;
+
+use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
+use crate::progress::clean;
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Case {
+    /// The test's id; for what belongs to no test, `kernel.console` or `run`.
+    pub(super) id: String,
+    /// The first word of the id, and the kind of device: `hmm.private`.
+    pub(super) class: String,
+    /// The rest of the name.
+    pub(super) name: String,
+    pub(super) state: State,
+    /// What there is to read about it, line by line.
+    pub(super) details: Vec<String>,
+    pub(super) took: Duration,
+}
+
+/// What is said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    Passed,
+    /// Not passed, and that was to be expected: why.
+    Excused(String),
+    /// It ran to its end, and is not as expected.
+    Failed {
+        verdict: &'static str,
+        why: String,
+    },
+    /// It did not run to its end.
+    Broken {
+        verdict: &'static str,
+        why: String,
+    },
+}
+
+/// What a judgement amounts to. It has a case that is not good whenever its exit code
+/// is not 0, whatever its tests say.
+pub(super) fn cases(results: &Results) -> Vec<Case> {
+    let mut cases: Vec<Case> = results.tests.iter().map(of_test).collect();
+    if !results.kernel_events.is_empty() {
+        let why = results.kernel_events[0].title.clone();
+        cases.push(Case {
+            id: "kernel.console".into(),
+            class: "kernel".into(),
+            name: "console".into(),
+            state: State::Failed { verdict: "failed", why: line(&why) },
+            details: results.kernel_events.iter().flat_map(complaint).collect(),
+            took: Duration::ZERO,
+        });
+    }
+    let judged = matches!(results.outcome, RunOutcome::AsExpected | RunOutcome::NotAsExpected);
+    if !judged || (results.exit_code != 0 && cases.iter().all(Case::is_good)) {
+        let why = results.reason.clone().unwrap_or_else(|| "not as the plan expects".into());
+        let mut lines = why.lines().map(line);
+        cases.push(Case {
+            id: "run".into(),
+            class: "run".into(),
+            name: "run".into(),
+            state: State::Broken {
+                verdict: super::word(results.outcome),
+                why: lines.next().unwrap_or_default(),
+            },
+            details: lines.collect(),
+            took: Duration::ZERO,
+        });
+    }
+    cases
+}
+
+impl Case {
+    fn is_good(&self) -> bool {
+        matches!(self.state, State::Passed | State::Excused(_))
+    }
+}
+
+fn of_test(test: &TestResult) -> Case {
+    let (first, rest) = test.name.split_once('.').unwrap_or(("", &test.name));
+    let device = test.device.map(|device| device.as_str());
+    let words = [Some(first).filter(|word| !word.is_empty()), device];
+    let verdict = test.verdict.as_str();
+    let mut lines = test.reason.lines().map(line);
+    let why = lines.next().unwrap_or_default();
+    let state = match (test.as_expected, test.verdict) {
+        (true, Verdict::Passed) => State::Passed,
+        (true, _) => State::Excused(match &test.known_issue {
+            Some(issue) => format!("known issue {issue}: {why}"),
+            None => format!("{verdict}, as the plan expects: {why}"),
+        }),
+        (false, Verdict::Passed) => {
+            State::Failed { verdict, why: "passed, and the plan expects something else".into() }
+        }
+        (false, Verdict::Failed | Verdict::Skipped) => State::Failed { verdict, why },
+        (false, Verdict::Crashed | Verdict::TimedOut | Verdict::NotRun) => {
+            State::Broken { verdict, why }
+        }
+    };
+    let broken = test.trace.violations.iter();
+    let broken = broken.map(|rule| format!("rule {}, {}: {}", rule.rule, rule.step, rule.text));
+    let details = lines.chain(broken.map(|text| line(&text)));
+    Case {
+        id: test.id.clone(),
+        class: words.into_iter().flatten().collect::<Vec<_>>().join("."),
+        name: rest.to_owned(),
+        state,
+        details: details.chain(test.kernel_events.iter().flat_map(complaint)).collect(),
+        took: Duration::from_millis(test.duration_ms),
+    }
+}
+
+fn complaint(event: &KernelEvent) -> Vec<String> {
+    let head = format!("console.log:{}: {}", event.line, event.title);
+    let frames = event.trace.iter().map(|frame| format!("    {frame}"));
+    std::iter::once(head).chain(frames).map(|text| line(&text)).collect()
+}
+
+/// Text of which some may be the guest's, as one line without control characters.
+fn line(text: &str) -> String {
+    clean(text).replace('\n', " ")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::judge::tests::result;
+    use crate::judge::{KernelInfo, MachineInfo, SCHEMA, Summary, Timing, Violation};
+
+    /// A run with these tests, that is as expected.
+    pub(crate) fn run(tests: Vec<TestResult>) -> Results {
+        Results {
+            schema: SCHEMA.into(),
+            outcome: RunOutcome::AsExpected,
+            exit_code: 0,
+            reason: None,
+            kernel: KernelInfo { release: "6.12.1".into(), ..KernelInfo::default() },
+            machine: MachineInfo::default(),
+            timing: Timing::default(),
+            summary: Summary::default(),
+            tests,
+            not_applicable: Vec::new(),
+            kernel_events: Vec::new(),
+        }
+    }
+
+    /// Everything that a test can be, and a kernel that says what it likes.
+    pub(crate) fn colourful() -> Results {
+        let complaint = KernelEvent {
+            id: "warn".into(),
+            class: "warn".into(),
+            title: "WARNING: ]]> </testcase> \u{1b}[31m & \"\u{0}".into(),
+            line: 7,
+            trace: vec!["f+0x1/0x2 <x>".into()],
+        };
+        let mut tests = vec![
+            result("hmm.open_close.private", Verdict::Passed),
+            result("hmm.migrate.private", Verdict::Failed),
+            result("hmm.migrate.coherent", Verdict::Crashed),
+            result("hmm2.snapshot.private", Verdict::TimedOut),
+            result("hmm.exclusive.private", Verdict::Skipped),
+            result("hmm.compound.private", Verdict::NotRun),
+            result("notifier.mremap.private", Verdict::Failed),
+        ];
+        tests[0].as_expected = true;
+        tests[1].reason = "x.rs:1: 3 # pages\nsecond line".into();
+        tests[1].trace.violations =
+            vec![Violation { rule: "owner".into(), step: "to-device".into(), text: "NULL".into() }];
+        tests[2].kernel_events = vec![complaint.clone()];
+        tests[6].as_expected = true;
+        tests[6].known_issue = Some("why-not".into());
+        tests[6].reason = "because".into();
+        let (outcome, exit_code) = (RunOutcome::NotAsExpected, 1);
+        Results { outcome, exit_code, kernel_events: vec![complaint], ..run(tests) }
+    }
+
+    #[test]
+    fn what_is_not_zero_has_a_case_that_is_not_good() {
+        let good = run(Vec::new());
+        assert_eq!(cases(&good), []);
+        for (outcome, exit_code) in [
+            (RunOutcome::NotAsExpected, 1),
+            (RunOutcome::NotJudgeable, 125),
+            (RunOutcome::Fault, 129),
+            (RunOutcome::Interrupted, 130),
+        ] {
+            let reason = Some("it does not build\nline 2".into());
+            let [case] = &cases(&Results { outcome, exit_code, reason, ..good.clone() })[..] else {
+                panic!("{outcome:?}");
+            };
+            let State::Broken { why, .. } = &case.state else { panic!("{case:?}") };
+            assert_eq!(
+                (why.as_str(), &case.details[..]),
+                ("it does not build", &["line 2".into()][..])
+            );
+        }
+    }
+
+    #[test]
+    fn an_id_is_split_as_other_programs_group_tests() {
+        let [case] = &cases(&run(vec![result("hmm.migrate_fault.private", Verdict::Failed)]))[..]
+        else {
+            panic!("one test, one case");
+        };
+        assert_eq!((case.class.as_str(), case.name.as_str()), ("hmm.private", "migrate_fault"));
+    }
+}

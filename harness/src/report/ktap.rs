@@ -1,0 +1,68 @@
+//! A judgement in the kernel's own format for one
+//! (Documentation/dev-tools/ktap.rst).
+
+use std::fmt::Write as _;
+
+use super::cases::{Case, State, cases};
+use crate::judge::Results;
+
+/// The text of `results.ktap`. What there is to say of a test stands before its
+/// result.
+pub(super) fn text(results: &Results) -> String {
+    let cases = cases(results);
+    let mut text = format!("KTAP version 1\n1..{}\n", cases.len());
+    for (n, case) in cases.iter().enumerate() {
+        for line in &case.details {
+            writeln!(text, "# {line}").expect("writing to a string");
+        }
+        writeln!(text, "{}", result(n + 1, case)).expect("writing to a string");
+    }
+    text
+}
+
+/// The result line. Excused is `ok` with XFAIL, as the kernel's own selftests write
+/// it (tools/testing/selftests/kselftest.h); a skip that nobody expects is not ok.
+fn result(number: usize, case: &Case) -> String {
+    let Case { id, state, .. } = case;
+    match state {
+        State::Passed => format!("ok {number} {id}"),
+        State::Excused(why) => format!("ok {number} {id} # XFAIL {why}"),
+        State::Failed { why, .. } => format!("# {why}\nnot ok {number} {id}"),
+        State::Broken { verdict: "timed_out", why } => {
+            format!("# {why}\nnot ok {number} {id} # TIMEOUT")
+        }
+        State::Broken { verdict, why } => {
+            format!("# {why}\nnot ok {number} {id} # ERROR {verdict}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::cases::tests::colourful;
+
+    #[test]
+    fn every_case_has_one_line_and_what_is_said_of_it_is_no_result() {
+        let text = text(&colourful());
+        let results: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("ok ") || line.starts_with("not "))
+            .collect();
+        assert_eq!(
+            results,
+            [
+                "ok 1 hmm.open_close.private",
+                "not ok 2 hmm.migrate.private",
+                "not ok 3 hmm.migrate.coherent # ERROR crashed",
+                "not ok 4 hmm2.snapshot.private # TIMEOUT",
+                "not ok 5 hmm.exclusive.private",
+                "not ok 6 hmm.compound.private # ERROR not_run",
+                "ok 7 notifier.mremap.private # XFAIL known issue why-not: because",
+                "not ok 8 kernel.console",
+            ]
+        );
+        assert!(text.starts_with("KTAP version 1\n1..8\n"));
+        assert!(text.contains("# rule owner, to-device: NULL\n# x.rs:1: 3 # pages\n"), "{text}");
+    }
+}
