@@ -40,7 +40,7 @@ pub(super) async fn run(ctx: &Context, checkout: &Path) -> Result<Option<String>
     let home = tempfile::tempdir().context("make a temporary directory")?;
     let root = home.path().join("root");
     let ended = cargo_cmd(checkout)
-        .args(["install", "--quiet", "--debug", "--locked", "--offline", "--path", "harness"])
+        .args(["install", "--quiet", "--debug", "--locked", "--path", "harness"])
         .arg("--root")
         .arg(&root)
         .run(&ctx.interrupt, |line| say(line))
