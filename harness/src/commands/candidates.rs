@@ -127,8 +127,10 @@ impl Candidates {
     ) -> Result<Candidates, Stop> {
         let Some(last) = wishes.series.last() else {
             return Err(Stop::usage(
-                Problem::new("--series", "there is none of which to judge each patch")
-                    .hint("name the patches, the base first and the series in question last"),
+                Problem::new("--series", "there is none of which to judge each patch").hint(
+                    "name the patches, the base first and the series in question last; \
+                         or, for bisect, the commits of a branch: --kernel git:PATH@GOOD..BAD",
+                ),
             ));
         };
         let base = match wishes.series.len() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::state::{End, State};
-use crate::bisect::{Change, Question};
+use crate::bisect::{Answer, Change, Question};
 use crate::commands::candidates::{Candidate, Judged};
 use crate::commands::show::diff::side_by_side;
 use crate::progress::{clean, seconds};
@@ -72,7 +72,14 @@ pub(super) fn text(state: &State, traces: Option<&Traces>, dir: &Path) -> String
         line(&mut text, format_args!("\n{test}, before it and with it:"));
         text.push_str(&side_by_side(before, after));
     }
-    line(&mut text, format_args!("evidence in {}, as a page {BISECT_HTML}", dir.display()));
+    let evidence = dir.display();
+    match state.end {
+        Some(_) => line(&mut text, format_args!("evidence in {evidence}, as a page {BISECT_HTML}")),
+        None => line(
+            &mut text,
+            format_args!("not at its end: the same command goes on, with --out {evidence}"),
+        ),
+    }
     text.lines().map(|line| clean(line) + "\n").collect()
 }
 
@@ -93,7 +100,15 @@ fn ending(state: &State, end: &End, text: &mut String) {
             patches.iter().for_each(|number| line(text, format_args!("  {}", patch(number))));
         }
         End::Alike { answer, changes } => {
-            line(text, format_args!("both ends say the same: {answer}"));
+            let judged = |number: usize| {
+                let step = state.steps.iter().find(|step| step.number == number);
+                step.is_some_and(|step| matches!(step.answer, Answer::Is(_)))
+            };
+            let who = match judged(state.from) && judged(state.to) {
+                true => "both ends say the same",
+                false => "not both ends can be judged, and the others begin and end with the same",
+            };
+            line(text, format_args!("{who}: {answer}"));
             for Change { at, before, after } in changes {
                 line(text, format_args!("  {}: {before} -> {after}", patch(at)));
             }
