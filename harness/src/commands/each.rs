@@ -99,11 +99,11 @@ pub(super) async fn run(
     let whole = whole.or_else(|| stopped.as_ref().map(|stop| unjudged(&prepared, stop)));
     if let Some(mut results) = whole {
         let bad: Vec<&str> =
-            rows.iter().filter(|row| row.code != 0).map(|row| row.patch.as_str()).collect();
+            rows.iter().filter(|row| row.code == code).map(|row| row.patch.as_str()).collect();
         if let Some(stop) = &stopped {
             results.reason = Some(format!("at {} of {last}: {stop}", rows.len()));
-        } else if !bad.is_empty() {
-            results.reason = Some(format!("not as expected: {}", bad.join("; ")));
+        } else if code != stop::AS_EXPECTED {
+            results.reason = Some(bad.join("; "));
         }
         (results.exit_code, results.outcome) = (code, outcome_of(code));
         if let Err(error) = write(&prepared, &dir, &results) {
