@@ -151,7 +151,11 @@ pub fn prune(store: &Store, bound: ByteSize) -> Result<Option<Removed>> {
                 Some(place) => std::fs::rename(path, place),
                 None => remove(path),
             };
-            gone.with_context(|| format!("cannot remove {}", path.display()))?;
+            match gone {
+                // Before the store was ours alone, somebody else has removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                gone => gone.with_context(|| format!("cannot remove {}", path.display()))?,
+            }
         }
         left -= entry.size.0;
         removed.entries += 1;

@@ -109,6 +109,8 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
     if let Some(entry) = read(&ctx.store.path(&name)) {
         return Ok(entry.of(configured, ctx.store.path(&name)));
     }
+    // Also where nothing comes of it: a lane is the largest thing of the store.
+    ctx.store.note_growth();
     lane.move_to(ctx, &configured.source).await?;
     let started = Instant::now();
     let objects = make(ctx, &lane, &configured, log_dir).await?;

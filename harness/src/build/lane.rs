@@ -52,7 +52,6 @@ impl Lane {
         lane.alone(ctx).await?;
         lane.sweep()?;
         ctx.store.touch(&name);
-        ctx.store.note_growth();
         Ok(lane)
     }
 
