@@ -47,7 +47,7 @@ const FILES: [&str; 13] = [
     "bisect.json.new",
     BISECT_HTML,
     "plan.yaml",
-    "results.json",
+    report::RESULTS,
     report::DRAFT,
     report::JUNIT,
     report::KTAP,
