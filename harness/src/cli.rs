@@ -49,6 +49,8 @@ pub enum Command {
     Show(ShowArgs),
     /// Say what is worse in a run than in another, and what is better
     Compare(CompareArgs),
+    /// Keep what runs are held against by --baseline
+    Baseline(BaselineArgs),
     /// Say what this machine lacks, and the command that mends it
     Doctor(DoctorArgs),
     /// Measure what a run costs, with the budgets beside it
@@ -153,6 +155,10 @@ pub struct RunArgs {
     /// [default: run]
     #[arg(long, value_name = "STAGE", value_parser = stage)]
     pub until: Option<Stage>,
+
+    /// Expect what this baseline says; exit code 1 if something is worse
+    #[arg(long, value_name = "PATH")]
+    pub baseline: Option<PathBuf>,
 
     /// Make this the run directory
     #[arg(long, value_name = "DIR")]
@@ -325,16 +331,43 @@ pub struct ShowArgs {
 /// Options of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// A run directory, or its name
+    /// A run directory, its name, or a baseline
     pub a: String,
 
-    /// Another one, or `latest`: exit code 1 if it is worse
+    /// Another run, or `latest`: exit code 1 if it is worse
     #[arg(default_value = "latest")]
     pub b: String,
 
     /// As what it is told
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+}
+
+/// Options of `baseline`.
+#[derive(Debug, Args)]
+pub struct BaselineArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: BaselineCommand,
+}
+
+/// What `baseline` does.
+#[derive(Debug, Subcommand)]
+pub enum BaselineCommand {
+    /// Expect from now on what a run has shown, and show what changes in the file
+    Update(BaselineUpdateArgs),
+}
+
+/// Options of `baseline update`.
+#[derive(Debug, Args)]
+pub struct BaselineUpdateArgs {
+    /// The baseline, made if it is not there; what it says of tests that were not run
+    /// stays
+    pub file: PathBuf,
+
+    /// A run directory, its name, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
 }
 
 /// Options of `doctor`.
@@ -447,6 +480,8 @@ impl RunArgs {
             trace: self.trace,
             accel: self.accel,
             until: self.until,
+            baseline: self.baseline.clone(),
+            allow: None,
             out: self.out.clone(),
             json: self.json.clone(),
             junit: self.junit.clone(),

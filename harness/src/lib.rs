@@ -21,6 +21,7 @@ pub mod report;
 // What the stages stand on.
 pub mod abi;
 mod ask;
+pub mod baseline;
 pub mod bisect;
 pub mod cache;
 pub mod callers;

@@ -7,8 +7,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, bench, bisect, cache, check, compare, doctor, judge, list, run_kernel_tests, show,
-    torture,
+    self, baseline, bench, bisect, cache, check, compare, doctor, judge, list, run_kernel_tests,
+    show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::say;
@@ -78,6 +78,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
         Command::Cache(args) => cache::run(&args).await,
         Command::Compare(args) => compare::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
     }

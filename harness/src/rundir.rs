@@ -42,11 +42,12 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
     "plan.yaml",
+    BASELINE,
     report::RESULTS,
     report::DRAFT,
     report::JUNIT,
@@ -57,6 +58,9 @@ const FILES: [&str; 13] = [
     "build.log",
     "qemu.cmd",
 ];
+
+/// The baseline that a run is held against, as it was when the run began.
+pub const BASELINE: &str = "baseline.yaml";
 
 /// What a bisect has found, and goes on from.
 pub const BISECT: &str = "bisect.json";

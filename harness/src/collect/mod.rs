@@ -10,13 +10,14 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
+use crate::baseline::Baseline;
 use crate::console::{Finding, Report, Scanner, What};
 use crate::events::{Event, Record};
 use crate::judge::KnownIssue;
 use crate::plan::Plan;
-use crate::rundir::console_of;
+use crate::rundir::{self, console_of};
 use crate::trace::{Calls, Trace};
 use traces::Writing;
 
@@ -34,17 +35,31 @@ pub struct Evidence {
     pub traces: BTreeMap<(u32, u32), Trace>,
     /// Issues that are known.
     pub known_issues: Vec<KnownIssue>,
+    /// What the run is held against.
+    pub baseline: Option<Baseline>,
 }
 
 impl Evidence {
+    /// Of a plan of which only this is known to have happened.
+    pub fn only(plan: Plan, records: Vec<Record>) -> Evidence {
+        Evidence {
+            plan,
+            records,
+            consoles: Vec::new(),
+            traces: BTreeMap::new(),
+            known_issues: Vec::new(),
+            baseline: None,
+        }
+    }
+
     /// What of the traces could not be written down in words, if anything.
     pub fn unwritten(&self) -> Option<String> {
         self.traces.values().find_map(|trace| trace.unwritten.clone())
     }
 }
 
-/// Reads `plan.yaml`, `events.jsonl`, `console.log` and what came of traces from
-/// `dir`, and writes there what traces are in words.
+/// Reads `plan.yaml`, `events.jsonl`, `console.log`, `baseline.yaml` if the plan has
+/// one, and what came of traces from `dir`, and writes there what traces are in words.
 ///
 /// # Errors
 /// When one of them is missing or cannot be read.
@@ -52,12 +67,22 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
     let plan_path = dir.join("plan.yaml");
     let text = fs::read_to_string(&plan_path)
         .with_context(|| format!("cannot read {}", plan_path.display()))?;
-    let plan = serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
+    let plan: Plan =
+        serde_yaml::from_str(&text).with_context(|| plan_path.display().to_string())?;
     let records = records(&dir.join("events.jsonl"))?;
     let consoles = consoles(dir, &records)?;
     let traces = traces::understand(dir, &records, Writing::Beside);
     let known_issues = crate::judge::known_issues()?;
-    Ok(Evidence { plan, records, consoles, traces, known_issues })
+    let baseline = plan.baseline.as_ref().map(|_| baseline(dir)).transpose()?;
+    Ok(Evidence { plan, records, consoles, traces, known_issues, baseline })
+}
+
+/// The baseline as it was when the run began.
+fn baseline(dir: &Path) -> Result<Baseline> {
+    let path = dir.join(rundir::BASELINE);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Baseline::read(&path, &text).map_err(|problem| anyhow!(problem.what))
 }
 
 fn records(path: &Path) -> Result<Vec<Record>> {

@@ -140,6 +140,7 @@ fn one(
         // What is the same each time is not to be had of half a trace.
         canonical.discard();
         trace.info.canonical_sha256 = None;
+        trace.info.operations.clear();
     }
     trace.unwritten = rows.failed.or(canonical.failed);
     Ok(trace)

@@ -1,4 +1,4 @@
-//! `compare`: two runs beside each other.
+//! `compare`: two runs beside each other, or a baseline and a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::baseline::Baseline;
 use crate::cli::CompareArgs;
-use crate::compare::{Side, compare, tell};
+use crate::compare::{Side, Words, compare, name, tell};
 use crate::judge::Results;
 use crate::proc::quote;
 use crate::progress::print;
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
-use crate::trace::may_differ;
 use crate::{report, rundir};
 
 /// Runs the command: 1 if the second run is worse.
@@ -21,12 +21,65 @@ use crate::{report, rundir};
 /// When there are no such runs.
 pub fn run(args: &CompareArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
-    let (a, b) = (Run::open("A", &args.a, &cwd)?, Run::open("B", &args.b, &cwd)?);
-    let found = compare(&a.side(), &b.side());
-    let again = [a.command(), b.command()];
-    let text = tell(&found, (&a.results, &b.results), &again, args.format);
-    print(&text.context("the comparison")?)?;
+    let b = Run::open("B", &args.b, &cwd)?;
+    let path = cwd.join(&args.a);
+    let (found, before) = if path.is_file() {
+        let baseline = super::read_baseline("A", &path)?;
+        let found = compare(&Side::baseline(&baseline), &b.side());
+        (found, Before::Baseline(path, baseline))
+    } else {
+        let a = Run::open("A", &args.a, &cwd)?;
+        (compare(&a.side(), &b.side()), Before::Run(a))
+    };
+    let words = Words {
+        names: [before.name(), name(&b.results)],
+        tested: tested(&b.results),
+        again: before.command().into_iter().chain([b.command()]).collect(),
+    };
+    print(&tell(&found, &words, args.format).context("the comparison")?)?;
     Ok(if found.worse.is_empty() { AS_EXPECTED } else { NOT_AS_EXPECTED })
+}
+
+/// What a run is compared with.
+enum Before {
+    Baseline(PathBuf, Baseline),
+    Run(Run),
+}
+
+impl Before {
+    fn name(&self) -> String {
+        match self {
+            Before::Run(run) => name(&run.results),
+            Before::Baseline(path, baseline) => {
+                let kernel = baseline.given.get("kernel").map_or("no kernel", String::as_str);
+                let file = path.file_name().unwrap_or_default().display();
+                format!("{kernel}, as {file} has it,")
+            }
+        }
+    }
+
+    fn command(&self) -> Option<String> {
+        match self {
+            Before::Run(run) => Some(run.command()),
+            Before::Baseline(..) => None,
+        }
+    }
+}
+
+/// What was tested, and where.
+fn tested(results: &Results) -> Vec<String> {
+    let (kernel, machine) = (&results.kernel, &results.machine);
+    let short = |text: &str| text.chars().take(12).collect::<String>();
+    let head =
+        format!("{}, source {}, tree {}", kernel.release, kernel.source, short(&kernel.tree));
+    let patches = kernel.series.iter().map(|patch| format!("patch: {}", patch.subject));
+    let config =
+        format!("profile {}, configuration {}", kernel.profile, short(&kernel.config_sha256));
+    let on = format!(
+        "{}, QEMU {}, {} processors, {} MiB, root file system {}",
+        machine.accelerator, machine.qemu_version, machine.cpus, machine.memory_mib, machine.rootfs
+    );
+    std::iter::once(head).chain(patches).chain([config, on]).collect()
 }
 
 /// A saved run.
@@ -46,17 +99,19 @@ impl Run {
         Ok(Run { dir, results })
     }
 
-    /// With the traces that are whole, and the same each time.
+    /// With its traces, as far as they are whole.
     fn side(&self) -> Side<'_> {
-        let whole = self.results.tests.iter();
-        let whole = whole.filter(|test| test.trace.complete && !may_differ(&test.name));
-        let canonical: BTreeMap<String, String> = whole
+        let canonical: BTreeMap<String, String> = self
+            .results
+            .tests
+            .iter()
             .filter_map(|test| {
                 let text = fs::read_to_string(self.dir.join(rundir::canonical_of(&test.id, 0)));
+                // Without it less is shown, and nothing overlooked.
                 Some((test.id.clone(), text.ok()?))
             })
             .collect();
-        Side { results: &self.results, canonical }
+        Side::run(&self.results, canonical)
     }
 
     /// The command that carries it out again.

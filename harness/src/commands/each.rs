@@ -1,7 +1,6 @@
 //! `run-kernel-tests --each`: every patch of a series judged on its own, and what
 //! each of them changes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -119,13 +118,8 @@ pub(super) async fn run(
 /// The results of a plan of which nothing was judged.
 fn unjudged(prepared: &Prepared, stop: &Stop) -> Results {
     let event = Event::Stopped { stop: stop.clone() };
-    judge::judge(&Evidence {
-        plan: prepared.plan().clone(),
-        records: vec![Record { t_ms: 0, event }],
-        consoles: Vec::new(),
-        traces: BTreeMap::new(),
-        known_issues: Vec::new(),
-    })
+    let records = vec![Record { t_ms: 0, event }];
+    judge::judge(&Evidence::only(prepared.plan().clone(), records))
 }
 
 fn write(prepared: &Prepared, dir: &Path, results: &Results) -> anyhow::Result<()> {

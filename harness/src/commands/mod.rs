@@ -1,6 +1,7 @@
 //! One module for each command: it puts the stages together, and says what came
 //! out.
 
+pub mod baseline;
 pub mod bench;
 pub mod bisect;
 pub mod cache;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::baseline::Baseline;
 use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
@@ -86,6 +88,19 @@ fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// Reads the baseline at a path that was given as `at`.
+///
+/// # Errors
+/// When it is not there, or is none.
+fn read_baseline(at: &str, path: &Path) -> Result<Baseline, Stop> {
+    let hint = format!("{} baseline update FILE writes one from a run", report::program());
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Stop::usage(Problem::new(at, format!("{}: {error}", path.display())).hint(hint))
+    })?;
+    Baseline::read(path, &text)
+        .map_err(|problem| Stop::usage(Problem { at: at.to_owned(), ..problem }))
 }
 
 /// What speaks against writing the file that the option `at` names, as far as it

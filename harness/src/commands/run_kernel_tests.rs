@@ -1,6 +1,6 @@
 //! `run-kernel-tests`: the main job, all stages in their order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_copies, check_writable, each, show};
+use super::{check_copies, check_writable, each, read_baseline, show};
+use crate::baseline::Baseline;
 use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -81,6 +82,7 @@ pub struct Prepared {
     out: Option<PathBuf>,
     copies: Copies,
     perfetto: Option<PathBuf>,
+    baseline: Option<Baseline>,
 }
 
 impl Prepared {
@@ -178,6 +180,15 @@ pub(super) fn resolve(
         problems.push(Problem::new("--perfetto", what));
     }
     problems.extend(series::check(&wishes.series));
+    let baseline = match wishes.baseline.as_deref().map(|path| read_baseline("--baseline", path)) {
+        None => None,
+        Some(Ok(baseline)) => Some(baseline),
+        Some(Err(Stop::Usage { problems: more })) => {
+            problems.extend(more);
+            None
+        }
+        Some(Err(stop)) => return Err(stop),
+    };
 
     let kernel = wishes.kernel.clone().unwrap_or_else(|| plan::DEFAULT_KERNEL.into());
     let source = match Source::parse(&kernel, cwd) {
@@ -213,7 +224,7 @@ pub(super) fn resolve(
     match (plan, source, profile) {
         (Some(mut plan), Some(source), Some(profile)) if problems.is_empty() => {
             plan.kernel = source.to_string();
-            Ok(Prepared { plan, source, profile, out, copies, perfetto })
+            Ok(Prepared { plan, source, profile, out, copies, perfetto, baseline })
         }
         _ => Err(Stop::Usage { problems }),
     }
@@ -262,10 +273,7 @@ pub async fn carry_out(
         // Without evidence there is a reason, and nothing else.
         let unread = Stop::from(error.context("the evidence of this run cannot be read"));
         let event = stopped.clone().unwrap_or(Event::Stopped { stop: unread });
-        let records = vec![Record { t_ms: 0, event }];
-        let (plan, known_issues) = (prepared.plan.clone(), Vec::new());
-        let (consoles, traces) = (Vec::new(), BTreeMap::new());
-        Evidence { plan, records, consoles, traces, known_issues }
+        Evidence::only(prepared.plan.clone(), vec![Record { t_ms: 0, event }])
     });
     // A full disk may not have taken even that, and we know better.
     let said = evidence.records.iter().any(|r| matches!(r.event, Event::Stopped { .. }));
@@ -301,6 +309,10 @@ async fn stages(
     let plan = &prepared.plan;
     let text = serde_yaml::to_string(plan).context("the plan")?;
     fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
+    if let Some(baseline) = &prepared.baseline {
+        fs::write(dir.join(rundir::BASELINE), baseline.text()?)
+            .context("cannot write the baseline")?;
+    }
     let ctx = &session.context()?;
     machine::ready(ctx, permissions.yes).await?;
     let qemu = machine::qemu(ctx).await?;

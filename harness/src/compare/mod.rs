@@ -1,43 +1,83 @@
-//! Two judgements beside each other: what is worse in the second, what is better,
-//! and what else is not the same.
+//! Two judgements beside each other, or a baseline and one: what is worse in the
+//! second, what is better, and what else is not the same.
 //!
 //! Nothing here does IO.
 
 mod tell;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use hmm_protocol::catalogue;
+use serde::{Deserialize, Serialize};
 
-use crate::judge::{KernelEvent, Results, TestResult, Verdict};
-use crate::trace::changes;
+use crate::baseline::{Baseline, Standing};
+use crate::judge::{KernelEvent, Results, Verdict};
+use crate::trace::diff::{Chunk, diff};
+use crate::trace::{Sent, otherwise};
 
-pub use tell::{Format, tell};
+pub use tell::{Format, Words, against_baseline, name, tell};
 
 /// The name of the form that a comparison has as JSON.
 const SCHEMA: &str = "hmm-harness/comparison/1";
 
-/// How much of a failure's reason is told.
+/// How much of a failure's reason is told, and of what differs in a trace.
 const REASON: usize = 6;
+const LINES: usize = 12;
 
-/// A judgement and its traces.
+/// A judgement, or a baseline, and its traces.
 #[derive(Debug, Clone)]
 pub struct Side<'a> {
-    /// What was judged.
-    pub results: &'a Results,
-    /// The canonical traces that are whole, by the ids of their tests.
-    pub canonical: BTreeMap<String, String>,
+    standing: Baseline,
+    /// The judgement; nothing for a baseline.
+    results: Option<&'a Results>,
+    /// The canonical traces that are at hand, by the ids of their tests.
+    canonical: BTreeMap<String, String>,
+}
+
+impl<'a> Side<'a> {
+    /// What a run has shown; with its canonical traces, to show more of them.
+    pub fn run(results: &'a Results, canonical: BTreeMap<String, String>) -> Side<'a> {
+        let mut standing = Baseline::of(results);
+        standing.given = given_of(results);
+        Side { standing, results: Some(results), canonical }
+    }
+
+    /// What is expected.
+    pub fn baseline(baseline: &Baseline) -> Side<'static> {
+        Side { standing: baseline.clone(), results: None, canonical: BTreeMap::new() }
+    }
+
+    /// What is said of a test: its reason, and where the kernel complained.
+    fn reason(&self, id: &str) -> Vec<String> {
+        match self.results.and_then(|results| results.tests.iter().find(|test| test.id == id)) {
+            Some(test) => {
+                let lines = test.reason.lines().map(str::to_owned);
+                lines.chain(test.kernel_events.iter().map(place)).take(REASON).collect()
+            }
+            None => self.standing.tests.get(id).map(failure).unwrap_or_default(),
+        }
+    }
+}
+
+/// Why a test is not good, as far as a baseline knows.
+fn failure(standing: &Standing) -> Vec<String> {
+    let said = standing.assertion.iter().chain(&standing.failure);
+    said.chain(&standing.complaints).cloned().collect()
 }
 
 /// What came out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
-    schema: &'static str,
+    schema: String,
     /// What was not the same before anything was tested: kernel, configuration,
     /// machine.
     pub given: Vec<Given>,
     /// What is worse in the second.
     pub worse: Vec<Change>,
+    /// What would be worse, had the plan not allowed it.
+    pub allowed: Vec<Change>,
     /// What is better in the second.
     pub better: Vec<Change>,
     /// What is neither.
@@ -47,10 +87,11 @@ pub struct Comparison {
 }
 
 /// Something that was not the same from the start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Given {
     /// What: `kernel`, `configuration`.
-    pub what: &'static str,
+    pub what: String,
     /// In the first.
     pub before: String,
     /// In the second.
@@ -58,22 +99,26 @@ pub struct Given {
 }
 
 /// Something that is not the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change {
     /// The tests that show it; none for what belongs to no test.
     pub tests: Vec<String>,
     /// What it is about.
     pub about: About,
-    /// How it was.
+    /// For a trace: the operation in which the kernel sends something else.
+    pub operation: Option<String>,
+    /// How it was; of a trace, the events that there are fewer of now.
     pub before: String,
-    /// How it is.
+    /// How it is; of a trace, the events that there are more of now.
     pub after: String,
-    /// What shows it: the assertion, the kernel's words, the operations.
+    /// What shows it: the assertion, the kernel's words, the lines of a trace.
     pub evidence: Vec<String>,
 }
 
 /// What a change is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum About {
     /// The verdict on a test, or whether there is one.
@@ -88,35 +133,98 @@ pub enum About {
     Capture,
 }
 
-/// Compares two judgements.
+/// A change of the trace that is meant to be: an operation, `to-device`, or one
+/// change of it, `to-device: CLEAR -> MIGRATE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Allowed(String);
+
+impl From<Allowed> for String {
+    fn from(allowed: Allowed) -> String {
+        allowed.0
+    }
+}
+
+impl TryFrom<String> for Allowed {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Allowed, String> {
+        let operation = text.split_once(": ").map_or(text.as_str(), |(operation, _)| operation);
+        if operation.is_empty() || operation.contains(char::is_whitespace) {
+            return Err(format!(
+                "{text:?} is neither an operation, as to-device, nor a change of one, as \
+                 'to-device: CLEAR -> MIGRATE'"
+            ));
+        }
+        Ok(Allowed(text))
+    }
+}
+
+impl Allowed {
+    fn covers(&self, change: &Change) -> bool {
+        let operation = change.operation.as_deref();
+        change.about == About::Trace && (operation == Some(&self.0) || change.in_a_line() == self.0)
+    }
+}
+
+/// Compares two judgements, or a baseline with one.
 pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
     let mut found = Found::default();
-    let of = |results: &Results| -> BTreeMap<String, TestResult> {
-        results.tests.iter().map(|test| (test.id.clone(), test.clone())).collect()
-    };
-    let (before, after) = (of(a.results), of(b.results));
-    for (id, then) in &before {
+    let (before, after) = (&a.standing.tests, &b.standing.tests);
+    let mut not_asked = Vec::new();
+    for (id, then) in before {
         match after.get(id) {
-            Some(now) => found.test(then, now),
-            None => found.vanished(then, b.results),
+            Some(now) => found.test(id, (a, then), (b, now)),
+            None if is_not_asked_for(id, a, b) => not_asked.push(id.clone()),
+            None => found.vanished(id, then, b),
         }
     }
-    for (id, now) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
-        let there = now.verdict.as_str().to_owned();
-        let change = Change::of(id, About::Verdict, "there was none", &there);
-        found.sort(now.as_expected, change.with(reason(now)));
+    if !not_asked.is_empty() {
+        let (before, after) = ("in the baseline".to_owned(), "not asked for".to_owned());
+        found.other.push(Change {
+            tests: not_asked,
+            about: About::Verdict,
+            operation: None,
+            before,
+            after,
+            evidence: Vec::new(),
+        });
     }
-    found.complaints(a.results, b.results);
-    found.traces(a, b, &before, &after);
+    for (id, now) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
+        let there = now.verdict.as_str();
+        let change = Change::of(id, About::Verdict, "there was none", there);
+        found.sort(now.is_good(), change.with(b.reason(id)));
+    }
+    found.complaints(a, b);
+    found.traces(a, b);
     let Found { worse, better, other } = found;
-    let compared = before.keys().filter(|id| after.contains_key(*id)).count();
     Comparison {
-        schema: SCHEMA,
-        given: given(a.results, b.results),
+        schema: SCHEMA.to_owned(),
+        given: given(a, b),
         worse,
+        allowed: Vec::new(),
         better,
         other,
-        compared,
+        compared: before.keys().filter(|id| after.contains_key(*id)).count(),
+    }
+}
+
+/// Whether a test of a baseline was not to run: a run may be of some tests only. One
+/// that nobody knows any more is gone.
+fn is_not_asked_for(id: &str, a: &Side<'_>, b: &Side<'_>) -> bool {
+    let planned =
+        b.results.is_none_or(|results| results.not_applicable.iter().any(|test| test.id == id));
+    let known = catalogue::all().iter().any(|test| test.to_string() == id);
+    a.results.is_none() && known && !planned
+}
+
+impl Comparison {
+    /// Sets apart what the plan allows.
+    pub fn allow(&mut self, allow: &[Allowed]) {
+        let worse = std::mem::take(&mut self.worse);
+        let allowed = |change: &Change| allow.iter().any(|allowed| allowed.covers(change));
+        let (allowed, worse) = worse.into_iter().partition(allowed);
+        (self.allowed, self.worse) = (allowed, worse);
     }
 }
 
@@ -129,37 +237,45 @@ struct Found {
 }
 
 impl Found {
-    /// Something new: worse, unless it was to be expected.
-    fn sort(&mut self, expected: bool, change: Change) {
-        if expected { self.other.push(change) } else { self.worse.push(change) }
+    /// Something new: worse, unless it is good.
+    fn sort(&mut self, good: bool, change: Change) {
+        if good { self.other.push(change) } else { self.worse.push(change) }
     }
 
-    fn test(&mut self, then: &TestResult, now: &TestResult) {
-        let (was, is) = (then.verdict.as_str(), now.verdict.as_str());
-        let change = Change::of(&now.id, About::Verdict, was, is);
+    fn test(
+        &mut self,
+        id: &str,
+        (a, then): (&Side<'_>, &Standing),
+        (b, now): (&Side<'_>, &Standing),
+    ) {
+        let change = Change::of(id, About::Verdict, then.verdict.as_str(), now.verdict.as_str());
         match rank(now).cmp(&rank(then)) {
-            std::cmp::Ordering::Less => self.better.push(change.with(reason(then))),
-            std::cmp::Ordering::Greater => self.worse.push(change.with(reason(now))),
-            std::cmp::Ordering::Equal if then.verdict != now.verdict => {
-                self.other.push(change.with(reason(now)));
+            Ordering::Less => self.better.push(change.with(a.reason(id))),
+            Ordering::Greater => self.worse.push(change.with(b.reason(id))),
+            Ordering::Equal if then.verdict != now.verdict => {
+                self.other.push(change.with(b.reason(id)));
             }
-            std::cmp::Ordering::Equal if then.reason != now.reason => {
-                let evidence = reason(then).into_iter().chain(reason(now)).collect();
-                let change = Change::of(&now.id, About::Failure, "for one reason", "for another");
-                self.sort(now.as_expected, change.with(evidence));
+            Ordering::Equal if !then.fails_like(now) => {
+                let first = |side: &Side<'_>| side.reason(id).into_iter().next();
+                let (was, is) = (first(a).unwrap_or_default(), first(b).unwrap_or_default());
+                let change = Change::of(id, About::Failure, &was, &is);
+                self.sort(now.is_good(), change.with(b.reason(id)));
             }
-            std::cmp::Ordering::Equal => {}
+            Ordering::Equal => {}
         }
-        if then.trace.complete && !now.trace.complete && now.verdict <= Verdict::Failed {
-            let why = now.trace.incomplete.clone().unwrap_or_else(|| "nothing was traced".into());
-            let change = Change::of(&now.id, About::Capture, "whole", "not whole");
+        if then.trace.is_some() && now.trace.is_none() && now.verdict <= Verdict::Failed {
+            let test = b.results.and_then(|run| run.tests.iter().find(|test| test.id == id));
+            let why = test.and_then(|test| test.trace.incomplete.clone());
+            let change = Change::of(id, About::Capture, "whole", "not whole");
+            let why = why.unwrap_or_else(|| "nothing was traced".to_owned());
             self.worse.push(change.with(vec![why]));
         }
     }
 
-    fn vanished(&mut self, then: &TestResult, now: &Results) {
-        let why = now.not_applicable.iter().find(|test| test.id == then.id);
-        let change = Change::of(&then.id, About::Verdict, then.verdict.as_str(), "there is none");
+    fn vanished(&mut self, id: &str, then: &Standing, b: &Side<'_>) {
+        let others = b.results.map(|results| results.not_applicable.as_slice());
+        let why = others.unwrap_or_default().iter().find(|test| test.id == id);
+        let change = Change::of(id, About::Verdict, then.verdict.as_str(), "there is none");
         match why {
             Some(test) => self.other.push(change.with(vec![test.reason.clone()])),
             None => self.worse.push(change),
@@ -167,148 +283,198 @@ impl Found {
     }
 
     /// What the kernel says that it did not say, wherever.
-    fn complaints(&mut self, before: &Results, after: &Results) {
-        let (then, now) = (titles(before), titles(after));
-        let said = |titles: &Titles, title: &String| {
-            titles[title].iter().flat_map(|(test, _)| test.clone()).collect::<Vec<String>>()
+    fn complaints(&mut self, a: &Side<'_>, b: &Side<'_>) {
+        let (then, now) = (titles(&a.standing), titles(&b.standing));
+        let places = |title: &str| -> Vec<String> {
+            let results = b.results.into_iter();
+            let events = results.flat_map(|run| {
+                run.tests.iter().flat_map(|test| &test.kernel_events).chain(&run.kernel_events)
+            });
+            events.filter(|event| event.title == title).map(place).take(REASON).collect()
         };
-        for title in now.keys().filter(|title| !then.contains_key(*title)) {
-            let mut change = Change::of("", About::Console, "in silence", title);
-            change.tests = said(&now, title);
-            change.evidence =
-                now[title].iter().map(|(_, event)| place(event)).take(REASON).collect();
-            self.worse.push(change);
+        for (title, tests) in now.iter().filter(|(title, _)| !then.contains_key(*title)) {
+            let change = Change::of("", About::Console, "in silence", title);
+            self.worse.push(Change { tests: tests.clone(), evidence: places(title), ..change });
         }
-        for title in then.keys().filter(|title| !now.contains_key(*title)) {
-            let mut change = Change::of("", About::Console, title, "in silence");
-            change.tests = said(&then, title);
-            self.better.push(change);
+        for (title, tests) in then.iter().filter(|(title, _)| !now.contains_key(*title)) {
+            // Of a test that has not run nothing is known.
+            if tests.is_empty() || tests.iter().any(|id| b.standing.tests.contains_key(id)) {
+                let change = Change::of("", About::Console, title, "in silence");
+                self.better.push(Change { tests: tests.clone(), ..change });
+            }
         }
     }
 
     /// What the kernel sends otherwise, operation by operation, each with the tests
     /// that show it.
-    fn traces(
-        &mut self,
-        a: &Side<'_>,
-        b: &Side<'_>,
-        before: &BTreeMap<String, TestResult>,
-        after: &BTreeMap<String, TestResult>,
-    ) {
-        let data = |of: &BTreeMap<String, TestResult>, id: &str| of.get(id).map(|t| t.checks.data);
-        let mut alike: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (id, then) in &a.canonical {
-            // A test whose own assertions came out otherwise went another way.
-            let Some(now) = b.canonical.get(id).filter(|_| data(before, id) == data(after, id))
-            else {
-                continue;
-            };
-            if then == now {
-                continue;
+    fn traces(&mut self, a: &Side<'_>, b: &Side<'_>) {
+        type Otherwise = (Option<String>, String, String);
+        let mut alike: BTreeMap<Otherwise, Vec<String>> = BTreeMap::new();
+        for (id, then) in &a.standing.tests {
+            let now = b.standing.tests.get(id).filter(|now| then.is_comparable(now));
+            let Some(now) = now.filter(|now| then.trace != now.trace) else { continue };
+            let nothing = Sent::default();
+            let of = |side: &Standing, op: &String| side.sends.get(op).unwrap_or(&nothing).clone();
+            let operations: BTreeSet<&String> = then.sends.keys().chain(now.sends.keys()).collect();
+            let mut how: Vec<Otherwise> = Vec::new();
+            for operation in operations {
+                if let Some((gone, new)) = of(then, operation).against(&of(now, operation)) {
+                    how.push((Some(operation.clone()), gone, new));
+                }
             }
-            let mut how: Vec<String> = changes([(then.as_str(), now.as_str())])
-                .into_iter()
-                .map(|(op, how)| format!("{op}: {how}"))
-                .collect();
             if how.is_empty() {
-                how.push("other operations".to_owned());
+                how.push((None, "one order of operations".into(), "another".into()));
             }
             how.into_iter().for_each(|how| alike.entry(how).or_default().push(id.clone()));
         }
-        for (how, tests) in alike {
-            let (before, after, evidence) = ("one trace".into(), "another".into(), vec![how]);
-            self.worse.push(Change { tests, about: About::Trace, before, after, evidence });
+        for ((operation, before, after), tests) in alike {
+            let evidence = lines(a, b, &tests, operation.as_deref());
+            let about = About::Trace;
+            self.worse.push(Change { tests, about, operation, before, after, evidence });
         }
     }
+}
+
+/// What differs in an operation of the first of these tests whose traces are at hand,
+/// line by line; what was expected and what was seen, if none is.
+fn lines(a: &Side<'_>, b: &Side<'_>, tests: &[String], operation: Option<&str>) -> Vec<String> {
+    let both = tests.iter().find_map(|id| Some((id, a.canonical.get(id)?, b.canonical.get(id)?)));
+    let Some((id, before, after)) = both else {
+        let (Some(operation), Some(id)) = (operation, tests.first()) else { return Vec::new() };
+        let sent = |side: &Side<'_>| {
+            let sent = side.standing.tests.get(id).and_then(|test| test.sends.get(operation));
+            sent.map_or("nothing".to_owned(), Sent::words)
+        };
+        return vec![format!("{id} expected: {}", sent(a)), format!("{id} seen: {}", sent(b))];
+    };
+    let mut lines = Vec::new();
+    let mut more = 0;
+    for step in diff(before, after).iter().filter(|step| !step.is_equal()) {
+        let Some(text) = step.left.or(step.right) else { continue };
+        if operation.is_some_and(|operation| operation != text.op) {
+            continue;
+        }
+        for chunk in &step.chunks {
+            let Chunk::Differs { left, right } = chunk else { continue };
+            if lines.len() >= LINES {
+                more += 1;
+                continue;
+            }
+            if lines.is_empty() {
+                lines.push(format!("{id}, {}:", text.text));
+            }
+            let few = |lines: &[&'_ str], mark: char| -> Vec<String> {
+                let some =
+                    lines.iter().take(LINES / 2).map(|line| format!("{mark} {}", line.trim()));
+                let rest = lines.len().saturating_sub(LINES / 2);
+                let rest = (rest > 0).then(|| format!("{mark} ... {rest} lines more"));
+                some.chain(rest).collect()
+            };
+            lines.extend(few(left, '-').into_iter().chain(few(right, '+')));
+        }
+    }
+    if more > 0 {
+        lines.push(format!("... and in {more} more places"));
+    }
+    lines
 }
 
 impl Change {
     fn of(id: &str, about: About, before: &str, after: &str) -> Change {
         let tests = Some(id).filter(|id| !id.is_empty()).map(str::to_owned).into_iter().collect();
         let (before, after) = (before.to_owned(), after.to_owned());
-        Change { tests, about, before, after, evidence: Vec::new() }
+        Change { tests, about, operation: None, before, after, evidence: Vec::new() }
     }
 
     fn with(self, evidence: Vec<String>) -> Change {
         Change { evidence, ..self }
     }
-}
 
-/// How bad a verdict is. What was to be expected is not bad.
-fn rank(test: &TestResult) -> u8 {
-    match test.verdict {
-        _ if test.as_expected => 0,
-        Verdict::Passed => 1,
-        Verdict::Skipped => 2,
-        Verdict::Failed => 3,
-        Verdict::TimedOut => 4,
-        Verdict::Crashed => 5,
-        Verdict::NotRun => 6,
+    /// What it is, without the tests that show it: `to-device: CLEAR -> MIGRATE`.
+    pub fn in_a_line(&self) -> String {
+        let Change { about, operation, before, after, .. } = self;
+        match (about, operation) {
+            (About::Trace, Some(operation)) => {
+                format!("{operation}: {}", otherwise(before, after))
+            }
+            (About::Console, _) if after == "in silence" => format!("no more {before}"),
+            (About::Console, _) => after.clone(),
+            (About::Failure, _) => format!("fails otherwise: {before} -> {after}"),
+            (About::Capture, _) => format!("its trace is {after}"),
+            (About::Trace | About::Verdict, _) => format!("{before} -> {after}"),
+        }
     }
 }
 
-fn reason(test: &TestResult) -> Vec<String> {
-    let lines = test.reason.lines().map(str::to_owned);
-    lines.chain(test.kernel_events.iter().map(place)).take(REASON).collect()
+/// How bad a verdict is. What is known is not bad.
+fn rank(standing: &Standing) -> u8 {
+    match standing.verdict {
+        _ if standing.is_good() => 0,
+        Verdict::Passed => 0,
+        Verdict::Skipped => 1,
+        Verdict::Failed => 2,
+        Verdict::TimedOut => 3,
+        Verdict::Crashed => 4,
+        Verdict::NotRun => 5,
+    }
 }
 
 fn place(event: &KernelEvent) -> String {
     format!("console.log:{}: {}", event.line, event.title)
 }
 
-/// The titles of complaints, each with where it was said.
-type Titles = BTreeMap<String, Vec<(Option<String>, KernelEvent)>>;
-
-fn titles(results: &Results) -> Titles {
-    let of_tests = results.tests.iter().flat_map(|test| {
-        test.kernel_events.iter().map(|event| (Some(test.id.clone()), event.clone()))
-    });
-    let others = results.kernel_events.iter().map(|event| (None, event.clone()));
-    let mut titles = Titles::new();
-    for (test, event) in of_tests.chain(others) {
-        titles.entry(event.title.clone()).or_default().push((test, event));
+/// The titles of complaints, each with the tests in which it was said.
+fn titles(standing: &Baseline) -> BTreeMap<String, Vec<String>> {
+    let mut titles: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (id, test) in &standing.tests {
+        for title in &test.complaints {
+            titles.entry(title.clone()).or_default().push(id.clone());
+        }
+    }
+    for title in &standing.complaints {
+        titles.entry(title.clone()).or_default();
     }
     titles
 }
 
-/// What was not the same from the start.
-fn given(a: &Results, b: &Results) -> Vec<Given> {
-    let series = |of: &Results| {
-        let subjects: Vec<&str> = of.kernel.series.iter().map(|p| p.subject.as_str()).collect();
-        subjects.join("; ")
+/// What was not the same from the start, as far as both say it.
+fn given(a: &Side<'_>, b: &Side<'_>) -> Vec<Given> {
+    let (then, now) = (&a.standing.given, &b.standing.given);
+    let whats: BTreeSet<&String> = if a.results.is_some() && b.results.is_some() {
+        then.keys().chain(now.keys()).collect()
+    } else {
+        then.keys().filter(|what| now.contains_key(*what)).collect()
     };
-    let short = |text: &str| text.chars().take(12).collect::<String>();
-    let mut all = vec![
-        ("kernel", a.kernel.release.clone(), b.kernel.release.clone()),
-        ("source", a.kernel.source.clone(), b.kernel.source.clone()),
-        ("tree", short(&a.kernel.tree), short(&b.kernel.tree)),
-        ("series", series(a), series(b)),
-        ("configuration", short(&a.kernel.config_sha256), short(&b.kernel.config_sha256)),
-        ("profile", a.kernel.profile.clone(), b.kernel.profile.clone()),
-        ("accelerator", a.machine.accelerator.clone(), b.machine.accelerator.clone()),
-        ("QEMU", a.machine.qemu_version.clone(), b.machine.qemu_version.clone()),
-        ("processors", a.machine.cpus.to_string(), b.machine.cpus.to_string()),
-        ("memory, MiB", a.machine.memory_mib.to_string(), b.machine.memory_mib.to_string()),
-        ("root file system", a.machine.rootfs.clone(), b.machine.rootfs.clone()),
-    ];
-    let names: BTreeSet<&String> =
-        a.machine.settings.keys().chain(b.machine.settings.keys()).collect();
-    for name in names {
-        let of = |side: &Results| {
-            let value = side.machine.settings.get(name).map_or("none", String::as_str);
-            format!("{name} {value}")
-        };
-        all.push(("setting", of(a), of(b)));
-    }
-    let differ = all.into_iter().filter(|(_, before, after)| before != after);
+    let of = |side: &BTreeMap<String, String>, what| side.get(what).cloned().unwrap_or_default();
+    let all = whats.into_iter().map(|what| (what.clone(), of(then, what), of(now, what)));
+    let differ = all.filter(|(_, before, after)| before != after);
     differ.map(|(what, before, after)| Given { what, before, after }).collect()
+}
+
+/// All that is given in a run.
+fn given_of(results: &Results) -> BTreeMap<String, String> {
+    let (kernel, machine) = (&results.kernel, &results.machine);
+    let subjects: Vec<&str> = kernel.series.iter().map(|p| p.subject.as_str()).collect();
+    let short = |text: &str| text.chars().take(12).collect::<String>();
+    let mut given = Baseline::of(results).given;
+    let more = [
+        ("tree", short(&kernel.tree)),
+        ("series", subjects.join("; ")),
+        ("QEMU", machine.qemu_version.clone()),
+        ("processors", machine.cpus.to_string()),
+        ("memory, MiB", machine.memory_mib.to_string()),
+    ];
+    given.extend(more.map(|(what, value)| (what.to_owned(), value)));
+    let settings = machine.settings.iter();
+    given.extend(settings.map(|(name, value)| (format!("setting {name}"), value.clone())));
+    given
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::judge::tests::result;
-    use crate::judge::{Check, NotApplicable, RunOutcome};
+    use crate::judge::{NotApplicable, RunOutcome, TestResult};
     use crate::report::tests::run;
 
     fn passed(id: &str) -> TestResult {
@@ -316,12 +482,15 @@ mod tests {
         test.as_expected = true;
         test.reason.clear();
         test.trace.complete = true;
+        test.trace.canonical_sha256 = Some("digest".into());
         test
     }
 
     fn failed(id: &str, why: &str) -> TestResult {
+        let (_, assertion) = why.split_once(": ").expect("a place and an assertion");
         TestResult {
             reason: why.into(),
+            assertion: Some(assertion.into()),
             verdict: Verdict::Failed,
             as_expected: false,
             ..passed(id)
@@ -330,8 +499,11 @@ mod tests {
 
     fn told(a: &[TestResult], b: &[TestResult]) -> Comparison {
         let (a, b) = (run(a.to_vec()), run(b.to_vec()));
-        let side = |results| Side { results, canonical: BTreeMap::new() };
         compare(&side(&a), &side(&b))
+    }
+
+    fn side(results: &Results) -> Side<'_> {
+        Side::run(results, BTreeMap::new())
     }
 
     fn short(changes: &[Change]) -> Vec<String> {
@@ -369,7 +541,7 @@ mod tests {
             failed("hmm.migrate.private", "x.rs:9: z"),
             skipped,
             passed("hmm.open_close.private"),
-            failed("hmm.file_read.private", "x.rs:2: y"),
+            failed("hmm.file_read.private", "x.rs:1: other"),
         ];
         let found = told(&a, &b);
         assert_eq!(
@@ -377,7 +549,7 @@ mod tests {
             [
                 "Verdict hmm.compound.private: passed -> there is none",
                 "Verdict hmm.exclusive.private: passed -> skipped",
-                "Failure hmm.file_read.private: for one reason -> for another",
+                "Failure hmm.file_read.private: x.rs:1: y -> x.rs:1: other",
                 "Verdict hmm.migrate.private: passed -> failed",
             ]
         );
@@ -390,7 +562,6 @@ mod tests {
         let a = run(vec![passed("hmm.migrate.coherent")]);
         let gone = NotApplicable { id: "hmm.migrate.coherent".into(), reason: "since 6.0".into() };
         let b = Results { not_applicable: vec![gone], ..run(Vec::new()) };
-        let side = |results| Side { results, canonical: BTreeMap::new() };
         let found = compare(&side(&a), &side(&b));
         assert_eq!((found.worse.len(), found.other.len()), (0, 1));
     }
@@ -406,32 +577,93 @@ mod tests {
         };
         let a = Results { kernel_events: vec![event("WARNING: old")], ..run(Vec::new()) };
         let b = Results { kernel_events: vec![event("WARNING: new")], ..run(Vec::new()) };
-        let side = |results| Side { results, canonical: BTreeMap::new() };
         let found = compare(&side(&a), &side(&b));
         assert_eq!(short(&found.worse), ["Console : in silence -> WARNING: new"]);
         assert_eq!(short(&found.better), ["Console : WARNING: old -> in silence"]);
+    }
+
+    /// A test whose kernel sends an event in to-device.
+    fn sends(id: &str, event: &str) -> TestResult {
+        let mut test = passed(id);
+        test.trace.canonical_sha256 = Some(event.into());
+        let sent = format!("4 {event}, 4 collect; {event}").parse().expect("its form");
+        test.trace.operations.insert("to-device".into(), sent);
+        test
     }
 
     #[test]
     fn traces_that_differ_alike_are_one_change() {
         let ids =
             ["hmm.migrate.private", "hmm.migrate_multiple.private", "hmm.migrate_fault.private"];
-        let tests: Vec<TestResult> = ids.iter().map(|id| passed(id)).collect();
-        let mut other = tests.clone();
-        other[2].checks.data = Check::Bad;
-        let (a, b) = (run(tests), run(other));
+        let of = |event: &str| ids.iter().map(|id| sends(id, event)).collect::<Vec<TestResult>>();
+        let (a, mut b) = (run(of("MIGRATE")), run(of("CLEAR")));
+        b.tests[2].assertion = Some("it went another way".into());
         let canonical = |event: &str| -> BTreeMap<String, String> {
             let text = format!("to-device dmirror0 buffer[0..4)\n  {event} buffer[0..4)\n");
             ids.iter().map(|id| ((*id).to_owned(), text.clone())).collect()
         };
-        let a = Side { results: &a, canonical: canonical("MIGRATE") };
-        let b = Side { results: &b, canonical: canonical("CLEAR") };
-        let found = compare(&a, &b);
+        let found =
+            compare(&Side::run(&a, canonical("MIGRATE")), &Side::run(&b, canonical("CLEAR")));
+        let [change] = found.worse.as_slice() else { panic!("{:?}", found.worse) };
+        assert_eq!(change.tests, ids[..2]);
+        assert_eq!(change.in_a_line(), "to-device: MIGRATE -> CLEAR");
+        assert_eq!(
+            change.evidence,
+            [
+                "hmm.migrate.private, to-device dmirror0 buffer[0..4):",
+                "- MIGRATE buffer[0..4)",
+                "+ CLEAR buffer[0..4)"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_baseline_says_what_was_expected() {
+        let a = Baseline::of(&run(vec![sends("hmm.migrate.private", "MIGRATE")]));
+        let b = run(vec![sends("hmm.migrate.private", "CLEAR")]);
+        let mut found = compare(&Side::baseline(&a), &side(&b));
+        assert_eq!(
+            found.worse[0].evidence,
+            [
+                "hmm.migrate.private expected: 4 MIGRATE, 4 collect",
+                "hmm.migrate.private seen: 4 CLEAR, 4 collect"
+            ]
+        );
+        for (allow, left) in
+            [("to-host", 1), ("to-device: CLEAR -> MIGRATE", 1), ("to-device: MIGRATE -> CLEAR", 0)]
+        {
+            let allow = Allowed::try_from(allow.to_owned()).expect("its form");
+            found.allow(&[allow]);
+            assert_eq!((found.worse.len(), found.allowed.len()), (left, 1 - left));
+        }
+        assert!(Allowed::try_from("CLEAR -> MIGRATE".to_owned()).is_err());
+    }
+
+    #[test]
+    fn of_a_baseline_some_tests_can_be_asked_for_but_none_may_be_gone() {
+        let ids = ["hmm.migrate.private", "hmm.exclusive.private", "hmm.unheard_of.private"];
+        let a = Baseline::of(&run(ids.iter().map(|id| passed(id)).collect()));
+        let found = compare(&Side::baseline(&a), &side(&run(vec![passed(ids[0])])));
         assert_eq!(
             short(&found.worse),
-            ["Trace hmm.migrate.private hmm.migrate_multiple.private: one trace -> another"]
+            ["Verdict hmm.unheard_of.private: passed -> there is none"]
         );
-        assert_eq!(found.worse[0].evidence, ["to-device: MIGRATE -> CLEAR"]);
+        assert_eq!(
+            short(&found.other),
+            ["Verdict hmm.exclusive.private: in the baseline -> not asked for"]
+        );
+        assert_eq!(found.compared, 1);
+    }
+
+    #[test]
+    fn a_trace_that_is_not_whole_any_more_is_worse() {
+        let a = run(vec![sends("hmm.migrate.private", "MIGRATE")]);
+        let mut b = a.clone();
+        b.tests[0].trace.complete = false;
+        assert_eq!(
+            short(&compare(&side(&a), &side(&b)).worse),
+            ["Capture hmm.migrate.private: whole -> not whole"]
+        );
     }
 
     #[test]
@@ -440,9 +672,11 @@ mod tests {
         let mut b = Results { outcome: RunOutcome::AsExpected, ..a.clone() };
         b.kernel.release = "6.13".into();
         b.machine.settings.insert("thp".into(), "never".into());
-        let given = given(&a, &b);
+        let given = given(&side(&a), &side(&b));
         let told: Vec<_> =
-            given.iter().map(|g| (g.what, g.before.as_str(), g.after.as_str())).collect();
-        assert_eq!(told, [("kernel", "6.12.1", "6.13"), ("setting", "thp none", "thp never")]);
+            given.iter().map(|g| (g.what.as_str(), g.before.as_str(), g.after.as_str())).collect();
+        assert_eq!(told, [("kernel", "6.12.1", "6.13"), ("setting thp", "", "never")]);
+        let given = super::given(&Side::baseline(&Baseline::of(&a)), &side(&b));
+        assert_eq!(given.len(), 1, "what a baseline does not say is no difference");
     }
 }

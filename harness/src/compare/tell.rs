@@ -33,46 +33,53 @@ struct Item {
     lines: Vec<String>,
 }
 
-/// Tells a comparison of the judgements `a` and `b`. `again` are the commands that
-/// make them again.
+/// What there is to say of a comparison beside it.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    /// What the two are.
+    pub names: [String; 2],
+    /// What was tested in the second, and where, line by line.
+    pub tested: Vec<String>,
+    /// The commands that show it again.
+    pub again: Vec<String>,
+}
+
+/// Tells a comparison.
 ///
 /// # Errors
 /// When it cannot be written as JSON.
-pub fn tell(
-    found: &Comparison,
-    (a, b): (&Results, &Results),
-    again: &[String],
-    format: Format,
-) -> serde_json::Result<String> {
-    let sections = [
-        ("worse", items(&found.worse)),
-        ("better", items(&found.better)),
-        ("not the same, and neither", items(&found.other)),
-        ("not the same from the start", found.given.iter().map(given).collect()),
-    ];
-    let sections: Vec<(&str, Vec<Item>)> =
-        sections.into_iter().filter(|(_, items)| !items.is_empty()).collect();
+pub fn tell(found: &Comparison, words: &Words, format: Format) -> serde_json::Result<String> {
+    let sections = sections(found);
     let tests = match found.compared {
         1 => "1 test".to_owned(),
         n => format!("{n} tests"),
     };
-    let head = format!("{tests} on {} and on {}", name(a), name(b));
-    let counts = format!(
-        "{} worse, {} better, {} neither",
-        found.worse.len(),
-        found.better.len(),
-        found.other.len()
-    );
+    let [a, b] = &words.names;
+    let head = format!("{tests} on {a} and on {b}");
+    let counts = counts(found);
     Ok(match format {
         Format::Text => plain(&head, &sections, &counts),
         Format::Markdown => markdown(&head, &sections, &counts),
         Format::Json => serde_json::to_string_pretty(found)? + "\n",
-        Format::Mail => mail(&head, &sections, &counts, again),
+        Format::Mail => mail(&head, &sections, &counts, words),
     })
 }
 
-/// What a judgement is about, in a few words.
-fn name(results: &Results) -> String {
+/// What is worse than in the baseline and what is not the same, for the closing words
+/// of a run: nothing of what is as it was.
+pub fn against_baseline(found: &Comparison) -> String {
+    let mut text = String::new();
+    let sections = sections(found);
+    for (title, items) in sections.iter().filter(|(title, _)| *title != OTHER) {
+        line(&mut text, format_args!("{title}, held against the baseline:"));
+        indented(&mut text, items);
+    }
+    line(&mut text, format_args!("against the baseline: {}", counts(found)));
+    text
+}
+
+/// What a run is called, in a few words.
+pub fn name(results: &Results) -> String {
     let kernel = &results.kernel;
     let release = if kernel.release.is_empty() { "no kernel" } else { &kernel.release };
     match kernel.series.len() {
@@ -82,13 +89,43 @@ fn name(results: &Results) -> String {
     }
 }
 
+/// The headings.
+const GIVEN: &str = "not the same from the start";
+const WORSE: &str = "worse";
+const ALLOWED: &str = "changed as the plan allows";
+const BETTER: &str = "better";
+const OTHER: &str = "not the same, and neither";
+
+type Sections = Vec<(&'static str, Vec<Item>)>;
+
+fn sections(found: &Comparison) -> Sections {
+    let sections = [
+        (GIVEN, found.given.iter().map(given).collect()),
+        (WORSE, items(&found.worse)),
+        (ALLOWED, items(&found.allowed)),
+        (BETTER, items(&found.better)),
+        (OTHER, items(&found.other)),
+    ];
+    sections.into_iter().filter(|(_, items): &(_, Vec<Item>)| !items.is_empty()).collect()
+}
+
+fn counts(found: &Comparison) -> String {
+    let allowed = match found.allowed.len() {
+        0 => String::new(),
+        n => format!("{n} allowed, "),
+    };
+    let [worse, better, other] =
+        [&found.worse, &found.better, &found.other].map(|changes| changes.len());
+    format!("{worse} worse, {allowed}{better} better, {other} neither")
+}
+
 fn items(changes: &[Change]) -> Vec<Item> {
     changes.iter().map(item).collect()
 }
 
 fn item(change: &Change) -> Item {
-    let Change { tests, about, before, after, evidence } = change;
-    let all = || match tests.len() {
+    let Change { tests, about, after, evidence, .. } = change;
+    let all = match tests.len() {
         0 => "outside any test".to_owned(),
         n => {
             let named = tests[..n.min(NAMED)].join(", ");
@@ -96,20 +133,17 @@ fn item(change: &Change) -> Item {
             if rest == 0 { named } else { format!("{named} and {rest} more") }
         }
     };
-    let (head, mut lines) = match about {
-        // What the kernel sends is the news; which tests show it comes behind.
-        About::Trace => (format!("trace: {}", evidence.join("; ")), Vec::new()),
-        About::Console if after == "in silence" => (format!("console: no more {before}"), vec![]),
-        About::Console => (format!("console: {after}"), evidence.clone()),
-        About::Verdict => (format!("{}: {before} -> {after}", all()), evidence.clone()),
-        About::Failure => (format!("{}: fails {after}", all()), evidence.clone()),
-        About::Capture => (format!("{}: its trace is {after}", all()), evidence.clone()),
+    let what = change.in_a_line();
+    // What the kernel sends or says is the news; which tests show it comes behind.
+    let (head, first) = match about {
+        About::Trace => (format!("trace: {what}"), Some(format!("in {all}"))),
+        About::Console => (format!("console: {what}"), Some(format!("in {all}"))),
+        _ => (format!("{all}: {what}"), None),
     };
-    if matches!(about, About::Trace | About::Console) {
-        lines.insert(0, format!("in {}", all()));
-    }
+    let told = |line: &&String| *about != About::Failure || *line != after;
+    let lines = first.into_iter().chain(evidence.iter().filter(told).cloned());
     let one = |text: String| clean(&text).replace('\n', " ");
-    Item { head: one(head), lines: lines.into_iter().map(one).collect() }
+    Item { head: one(head), lines: lines.map(one).collect() }
 }
 
 fn given(given: &Given) -> Item {
@@ -123,13 +157,17 @@ fn plain(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
     let mut text = format!("{head}\n");
     for (title, items) in sections {
         line(&mut text, format_args!("{title}:"));
-        for Item { head, lines } in items {
-            line(&mut text, format_args!("  {head}"));
-            lines.iter().for_each(|more| line(&mut text, format_args!("      {more}")));
-        }
+        indented(&mut text, items);
     }
     line(&mut text, format_args!("{counts}"));
     text
+}
+
+fn indented(text: &mut String, items: &[Item]) {
+    for Item { head, lines } in items {
+        line(text, format_args!("  {head}"));
+        lines.iter().for_each(|more| line(text, format_args!("      {more}")));
+    }
 }
 
 fn markdown(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
@@ -146,7 +184,7 @@ fn markdown(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String 
     text
 }
 
-fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, again: &[String]) -> String {
+fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, words: &Words) -> String {
     let mut text = String::new();
     fold(&mut text, "", &format!("I ran {head}: {counts}."));
     for (title, items) in sections {
@@ -156,10 +194,14 @@ fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, again: &[Strin
             lines.iter().for_each(|more| fold(&mut text, "    ", more));
         }
     }
-    if !again.is_empty() {
+    if !words.tested.is_empty() {
+        line(&mut text, format_args!("\ntested:"));
+        words.tested.iter().for_each(|more| fold(&mut text, "- ", &clean(more)));
+    }
+    if !words.again.is_empty() {
         line(&mut text, format_args!("\nto see it again:"));
         // A command is to be pasted, so it stays on its line.
-        again.iter().for_each(|command| line(&mut text, format_args!("    {command}")));
+        words.again.iter().for_each(|command| line(&mut text, format_args!("    {command}")));
     }
     text
 }
@@ -196,22 +238,25 @@ mod tests {
         let change = |about, before: &str, after: &str, evidence: &[&str]| Change {
             tests: (0..8).map(|n| format!("hmm.test_{n}.private")).collect(),
             about,
+            operation: (about == About::Trace).then(|| "to-device".to_owned()),
             before: before.into(),
             after: after.into(),
             evidence: evidence.iter().map(|line| (*line).to_owned()).collect(),
         };
-        let trace = change(About::Trace, "one trace", "another", &["to-device: MIGRATE -> CLEAR"]);
+        let trace = change(About::Trace, "MIGRATE", "CLEAR", &["- MIGRATE", "+ CLEAR"]);
         let said = change(
             About::Console,
             "in silence",
             "WARNING: `rm` \u{1b}[31m\n- # <b>",
             &["console.log:7: WARNING"],
         );
-        let given = vec![Given { what: "series", before: String::new(), after: "mm: x".into() }];
+        let given =
+            vec![Given { what: "series".into(), before: String::new(), after: "mm: x".into() }];
         Comparison {
-            schema: super::super::SCHEMA,
+            schema: super::super::SCHEMA.into(),
             given,
             worse: vec![trace, said],
+            allowed: Vec::new(),
             better: Vec::new(),
             other: Vec::new(),
             compared: 60,
@@ -219,25 +264,30 @@ mod tests {
     }
 
     fn told(format: Format) -> String {
-        let results = run(Vec::new());
-        let again = ["hmm-harness run-kernel-tests --plan /runs/b/plan.yaml".to_owned()];
-        tell(&found(), (&results, &results), &again, format).expect("plain data")
+        let words = Words {
+            names: [name(&run(Vec::new())), "6.12.1 with a patch".into()],
+            tested: vec!["profile default".into()],
+            again: vec!["hmm-harness run-kernel-tests --plan /runs/b/plan.yaml".into()],
+        };
+        tell(&found(), &words, format).expect("plain data")
     }
 
     #[test]
     fn regressions_come_first() {
         let text = told(Format::Text);
         assert_eq!(
-            text.lines().take(4).collect::<Vec<_>>(),
+            text.lines().take(6).collect::<Vec<_>>(),
             [
-                "60 tests on 6.12.1 and on 6.12.1",
+                "60 tests on 6.12.1 and on 6.12.1 with a patch",
+                "not the same from the start:",
+                "  series: none -> mm: x",
                 "worse:",
                 "  trace: to-device: MIGRATE -> CLEAR",
                 "      in hmm.test_0.private, hmm.test_1.private, hmm.test_2.private, \
                  hmm.test_3.private, hmm.test_4.private, hmm.test_5.private and 2 more",
             ]
         );
-        assert!(text.contains("  series: none -> mm: x\n"), "{text}");
+        assert!(text.contains("      - MIGRATE\n      + CLEAR\n"), "{text}");
         assert!(text.ends_with("2 worse, 0 better, 0 neither\n"));
     }
 

@@ -45,10 +45,10 @@ pub struct KernelRange {
 }
 
 impl KnownIssue {
-    /// Whether it explains all of a result on a kernel of this release. `said`
-    /// are the exact words of a failed assertion.
-    pub(super) fn covers(&self, result: &TestResult, said: Option<&str>, release: &str) -> bool {
+    /// Whether it explains all of a result on a kernel of this release.
+    pub(super) fn covers(&self, result: &TestResult, release: &str) -> bool {
         let tested = version(release);
+        let said = result.assertion.as_deref();
         let is_assertion = said == Some(self.matches.as_str());
         let only_said = result.kernel_events.is_empty()
             && result.checks.taint != Check::Bad
@@ -106,14 +106,18 @@ mod tests {
             evidence: "a log".into(),
             look_again: "2027-01-01".into(),
         };
-        let failed = result("hmm.migrate.private", Verdict::Failed);
-        let said = Some("the mirror's data");
-        assert!(issue.covers(&failed, said, "6.12.117"));
-        assert!(!issue.covers(&failed, said, "6.13.0"), "the range has an end");
-        assert!(!issue.covers(&failed, said, "6.0.9"), "and a beginning");
-        assert!(!issue.covers(&failed, Some("cpages of MIGRATE"), "6.12.117"));
-        let crashed = result("hmm.migrate.private", Verdict::Crashed);
-        assert!(!issue.covers(&crashed, said, "6.12.117"));
+        let said = |id: &str, verdict: Verdict, words: &str| TestResult {
+            assertion: Some(words.into()),
+            ..result(id, verdict)
+        };
+        let failed = said("hmm.migrate.private", Verdict::Failed, "the mirror's data");
+        assert!(issue.covers(&failed, "6.12.117"));
+        assert!(!issue.covers(&failed, "6.13.0"), "the range has an end");
+        assert!(!issue.covers(&failed, "6.0.9"), "and a beginning");
+        let otherwise = said("hmm.migrate.private", Verdict::Failed, "cpages of MIGRATE");
+        assert!(!issue.covers(&otherwise, "6.12.117"));
+        let crashed = said("hmm.migrate.private", Verdict::Crashed, "the mirror's data");
+        assert!(!issue.covers(&crashed, "6.12.117"));
         let mut with_a_report = failed.clone();
         with_a_report.kernel_events.push(KernelEvent {
             id: "kasan".into(),
@@ -122,20 +126,21 @@ mod tests {
             line: 1,
             trace: Vec::new(),
         });
-        assert!(!issue.covers(&with_a_report, said, "6.12.117"), "the report is news");
+        assert!(!issue.covers(&with_a_report, "6.12.117"), "the report is news");
         let mut traced = failed.clone();
         traced.checks.trace = Check::Bad;
-        assert!(!issue.covers(&traced, said, "6.12.117"), "what the trace shows is news");
+        assert!(!issue.covers(&traced, "6.12.117"), "what the trace shows is news");
         let complained = |violations: Vec<Violation>| {
             let mut result = with_a_report.clone();
+            result.assertion = None;
             result.trace.violations = violations;
             let matches = result.kernel_events[0].title.clone();
-            KnownIssue { matches, ..issue.clone() }.covers(&result, None, "6.12.117")
+            KnownIssue { matches, ..issue.clone() }.covers(&result, "6.12.117")
         };
         assert!(complained(Vec::new()));
         let broken = Violation { rule: "owner".into(), step: String::new(), text: String::new() };
         assert!(!complained(vec![broken]), "the broken rule is news");
-        let other = result("hmm.migrate.coherent", Verdict::Failed);
-        assert!(!issue.covers(&other, said, "6.12.117"));
+        let other = said("hmm.migrate.coherent", Verdict::Failed, "the mirror's data");
+        assert!(!issue.covers(&other, "6.12.117"));
     }
 }

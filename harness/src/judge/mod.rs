@@ -17,7 +17,9 @@ use hmm_protocol::wire::{Failure, Outcome};
 pub use known::{KernelRange, KnownIssue, known_issues};
 pub use results::*;
 
+use crate::baseline::{Baseline, Standing};
 use crate::collect::Evidence;
+use crate::compare::{Allowed, Side, compare};
 use crate::console::Severity;
 use crate::events::VmEnd;
 use crate::flow::Stage;
@@ -32,17 +34,40 @@ use history::{Attempt, Complaint, History, Said, turns};
 pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
     let judge = |id: &String| judge_test(id, &history, evidence);
-    let mut tests: Vec<TestResult> = history.planned.iter().map(judge).collect();
+    let tests: Vec<TestResult> = history.planned.iter().map(judge).collect();
+    let until = evidence.plan.until;
+    let mut results = Results {
+        schema: SCHEMA.to_owned(),
+        outcome: RunOutcome::AsExpected,
+        exit_code: stop::AS_EXPECTED,
+        reason: None,
+        summary: summary(&tests),
+        kernel: history.kernel.clone(),
+        machine: history.machine.clone(),
+        timing: history.timing.clone(),
+        tests,
+        not_applicable: history.not_applicable.clone(),
+        kernel_events: history.kernel_events.clone(),
+        baseline: None,
+    };
 
     let mut reasons = history.loose_ends.clone();
-    let planned_nothing = tests.is_empty() && evidence.plan.until >= Stage::Run;
-    if planned_nothing && history.stop.is_none() && !history.ended_in_the_middle {
+    let ended = history.stop.is_none() && !history.ended_in_the_middle;
+    let planned_nothing = results.tests.is_empty() && until >= Stage::Run;
+    if planned_nothing && ended {
         reasons.push("no test applies to this kernel".into());
     }
-    let unexpected = tests.iter().filter(|t| !t.as_expected).count();
-    let red = unexpected > 0
+    let news = match evidence.baseline.as_ref().filter(|_| ended && until >= Stage::Run) {
+        Some(baseline) => {
+            let worse = gate(&mut results, baseline, &evidence.plan.allow);
+            reasons.extend(worse.clone());
+            worse.is_some()
+        }
+        None => !results.kernel_events.is_empty(),
+    };
+    let red = news
         || planned_nothing
-        || !history.kernel_events.is_empty()
+        || results.tests.iter().any(|test| !test.as_expected)
         || !history.loose_ends.is_empty();
     let mut exit_code = match &history.stop {
         Some(stop) => {
@@ -57,8 +82,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         None => stop::AS_EXPECTED,
     };
     if let Some(expect) = &evidence.plan.expect {
-        let differences =
-            against(expect, evidence.plan.until, exit_code, &reasons, &mut tests, &history);
+        let differences = against(expect, until, exit_code, &reasons, &mut results.tests, &history);
         if differences.is_empty() {
             exit_code = stop::AS_EXPECTED;
         } else if exit_code <= stop::NOT_AS_EXPECTED {
@@ -66,20 +90,33 @@ pub fn judge(evidence: &Evidence) -> Results {
         }
         reasons.extend(differences);
     }
+    results.outcome = outcome_of(exit_code);
+    results.exit_code = exit_code;
+    results.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+    results
+}
 
-    Results {
-        schema: SCHEMA.to_owned(),
-        outcome: outcome_of(exit_code),
-        exit_code,
-        reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
-        kernel: history.kernel,
-        machine: history.machine,
-        timing: history.timing,
-        summary: summary(&tests),
-        tests,
-        not_applicable: history.not_applicable,
-        kernel_events: history.kernel_events,
+/// Holds what was judged against a baseline, which is then what is to be expected.
+/// Returns what is worse, in a line.
+fn gate(results: &mut Results, baseline: &Baseline, allow: &[Allowed]) -> Option<String> {
+    let now = Side::run(results, BTreeMap::new());
+    let mut found = compare(&Side::baseline(baseline), &now);
+    found.allow(allow);
+    for test in &mut results.tests {
+        let change = found.worse.iter().find(|change| change.tests.contains(&test.id));
+        test.as_expected =
+            change.is_none() && (test.as_expected || baseline.tests.contains_key(&test.id));
+        if let Some(change) = change.filter(|_| test.reason.is_empty()) {
+            test.reason = format!("not as in the baseline: {}", change.in_a_line());
+        }
     }
+    let worse = match found.worse.len() {
+        0 => None,
+        1 => Some("1 thing is worse than in the baseline".to_owned()),
+        n => Some(format!("{n} things are worse than in the baseline")),
+    };
+    results.baseline = Some(found);
+    worse
 }
 
 /// The verdict on one test.
@@ -96,6 +133,7 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
         known_issue: None,
         flaky: false,
         reason: "the run ended before its turn".into(),
+        assertion: None,
         duration_ms: 0,
         attempts: 0,
         seed: plan.seed,
@@ -105,13 +143,20 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
     };
     let attempts = history.attempts.get(id).map(Vec::as_slice).unwrap_or_default();
     let turns = turns(attempts);
-    let judged: Vec<Judged> =
+    let judged: Vec<TestResult> =
         turns.values().map(|turn| judge_turn(result.clone(), turn, traces)).collect();
-    let bad: Vec<Judged> =
-        judged.iter().filter(|turn| turn.result.verdict != Verdict::Passed).cloned().collect();
-    // The first that is not good stands, whatever another one says.
-    if let Some(first) = bad.first().or(judged.first()) {
-        result = first.result.clone();
+    let bad: Vec<&TestResult> =
+        judged.iter().filter(|turn| turn.verdict != Verdict::Passed).collect();
+    let was = evidence.baseline.as_ref().and_then(|baseline| baseline.tests.get(id));
+    let otherwise = |turn: &&TestResult| {
+        let now = Standing::of(turn);
+        was.is_some_and(|was| was.is_comparable(&now) && was.trace != now.trace)
+    };
+    // The first that is not good stands, whatever another one says; and before those
+    // that are, the first whose trace is not that of the baseline.
+    let stands = bad.first().copied().or(judged.iter().find(otherwise)).or(judged.first());
+    if let Some(first) = stands {
+        result = first.clone();
     }
     let had = turns.keys().filter(|number| **number < repeat).count();
     let complete = had == repeat as usize;
@@ -119,29 +164,18 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
         result.verdict = Verdict::NotRun;
         result.reason = format!("the run ended after {had} of its {repeat} turns");
     }
-    result.flaky = judged.windows(2).any(|p| p[0].result.verdict != p[1].result.verdict);
-    result.kernel_events =
-        judged.iter().flat_map(|turn| turn.result.kernel_events.clone()).collect();
+    result.flaky = judged.windows(2).any(|pair| pair[0].verdict != pair[1].verdict);
+    result.kernel_events = judged.iter().flat_map(|turn| turn.kernel_events.clone()).collect();
     result.attempts = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
     // Every failure must be known, and no turn be missing, or there is news.
-    let known = |turn: &Judged| {
-        let covers = |issue: &&KnownIssue| {
-            issue.covers(&turn.result, turn.said.as_deref(), &history.kernel.release)
-        };
-        known_issues.iter().find(covers)
+    let known = |turn: &TestResult| {
+        known_issues.iter().find(|issue| issue.covers(turn, &history.kernel.release))
     };
-    let covering: Option<Vec<&KnownIssue>> = bad.iter().map(known).collect();
+    let covering: Option<Vec<&KnownIssue>> = bad.iter().copied().map(known).collect();
     let known = covering.filter(|_| complete).and_then(|issues| issues.first().copied());
     result.as_expected = result.verdict == Verdict::Passed || known.is_some();
     result.known_issue = known.map(|issue| issue.id.clone());
     result
-}
-
-/// A turn's result, and the exact words of its failed assertion.
-#[derive(Debug, Clone)]
-struct Judged {
-    result: TestResult,
-    said: Option<String>,
 }
 
 /// The verdict on one turn, which may have taken several attempts.
@@ -149,14 +183,15 @@ fn judge_turn(
     mut result: TestResult,
     attempts: &[&Attempt],
     traces: &BTreeMap<(u32, u32), Trace>,
-) -> Judged {
-    let Some(attempt) = attempts.last() else { return Judged { result, said: None } };
+) -> TestResult {
+    let Some(attempt) = attempts.last() else { return result };
 
     // A test that had another attempt does not lose what was said in the first.
     let complaints: Vec<&Complaint> = attempts.iter().flat_map(|a| &a.complaints).collect();
     result.kernel_events = complaints.iter().map(|c| c.event.clone()).collect();
     let worst = complaints.iter().max_by_key(|c| c.severity).copied();
-    let (verdict, reason, said) = from_the_test(attempt, worst);
+    let (verdict, reason, assertion) = from_the_test(attempt, worst);
+    result.assertion = assertion;
 
     result.checks.data = match (&attempt.said, verdict) {
         (_, Verdict::NotRun | Verdict::Skipped) => Check::None,
@@ -207,7 +242,7 @@ fn judge_turn(
         (other, _) => (other, reason),
     };
     result.duration_ms = attempt.said.as_ref().map_or(0, |s| s.duration_us / 1000);
-    Judged { result, said }
+    result
 }
 
 /// What the test's own end says. Also the exact words of a failed assertion.

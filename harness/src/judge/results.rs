@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use hmm_protocol::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::compare::Comparison;
+use crate::trace::Sent;
+
 /// The schema's name, the first field of every `results.json`.
 pub const SCHEMA: &str = "hmm-harness/results/1";
 
@@ -35,6 +38,9 @@ pub struct Results {
     pub not_applicable: Vec<NotApplicable>,
     /// Complaints of the kernel that belong to no test. Red all the same.
     pub kernel_events: Vec<KernelEvent>,
+    /// How it compares with the baseline that it is held against, if there is one.
+    #[serde(default)]
+    pub baseline: Option<Comparison>,
 }
 
 /// How a run ended.
@@ -211,8 +217,12 @@ pub struct TestResult {
     pub known_issue: Option<String>,
     /// Whether repeating it gave another verdict.
     pub flaky: bool,
-    /// Why it is not `passed`; empty if it is.
+    /// Why it is not `passed`, or not as expected; empty if it is both.
     pub reason: String,
+    /// The assertion that failed, in words that are the same wherever it fails alike:
+    /// without its place and what was seen.
+    #[serde(default)]
+    pub assertion: Option<String>,
     /// From the start of its process to its end.
     pub duration_ms: u64,
     /// How often it ran.
@@ -287,6 +297,12 @@ pub struct TraceInfo {
     pub incomplete: Option<String>,
     /// SHA-256 of its canonical form, where there is one.
     pub canonical_sha256: Option<String>,
+    /// What the kernel sends in each operation, all its steps together, where there
+    /// is a canonical form: `16 MIGRATE, 16 collect; 1c7b03f2`, at the end the
+    /// beginning of a digest of that operation.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
+    pub operations: BTreeMap<String, Sent>,
     /// The rules that it breaks.
     pub violations: Vec<Violation>,
 }
@@ -360,6 +376,7 @@ mod tests {
             tests: vec![crate::judge::tests::result("hmm.migrate.private", Verdict::Failed)],
             not_applicable: Vec::new(),
             kernel_events: Vec::new(),
+            baseline: None,
         };
         let validator = jsonschema::validator_for(&published()).expect("a schema");
         let mut value = serde_json::to_value(&results).expect("plain data");

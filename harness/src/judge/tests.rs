@@ -18,6 +18,7 @@ pub(crate) fn result(id: &str, verdict: Verdict) -> TestResult {
         known_issue: None,
         flaky: false,
         reason: String::new(),
+        assertion: None,
         duration_ms: 0,
         attempts: 1,
         seed: 1,
@@ -35,6 +36,7 @@ struct Story {
     plan: Plan,
     events: Vec<Event>,
     console: String,
+    baseline: Option<Baseline>,
 }
 
 impl Story {
@@ -49,7 +51,7 @@ impl Story {
             },
             Event::VmStarted { vm: 0, nonce: "n".into(), restored: false },
         ];
-        Story { plan, events, console: String::new() }
+        Story { plan, events, console: String::new(), baseline: None }
     }
 
     fn say(mut self, message: GuestMessage) -> Self {
@@ -120,11 +122,9 @@ impl Story {
         findings.extend(scanner.finish());
         let records = self.events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
         judge(&Evidence {
-            plan: self.plan,
-            records,
             consoles: vec![(0, findings)],
-            traces: BTreeMap::new(),
-            known_issues: Vec::new(),
+            baseline: self.baseline,
+            ..Evidence::only(self.plan, records)
         })
     }
 }
@@ -289,14 +289,8 @@ fn a_report_that_breaks_off_is_not_lost() {
     let findings = scanner.push(console.as_bytes());
     let story = Story::new().started(A).ended(VmEnd::Done);
     let records = story.events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
-    let evidence = Evidence {
-        plan: story.plan,
-        records,
-        consoles: vec![(0, findings)],
-        traces: BTreeMap::new(),
-        known_issues: Vec::new(),
-    };
-    let results = judge(&evidence);
+    let consoles = vec![(0, findings)];
+    let results = judge(&Evidence { consoles, ..Evidence::only(story.plan, records) });
     assert_eq!(results.tests[0].kernel_events[0].title, "BUG: KASAN: use-after-free in f");
 }
 
@@ -459,4 +453,104 @@ fn an_expectation_does_not_excuse_what_it_does_not_speak_of() {
         .ended(VmEnd::Done)
         .judged();
     assert_eq!(results.exit_code, 1);
+}
+
+/// A run of both tests in which the second fails by this assertion.
+fn half_failed(assertion: &str) -> Story {
+    let failure = Failure {
+        file: "x.rs".into(),
+        line: 3,
+        message: assertion.into(),
+        seen: None,
+        expected: None,
+        page: None,
+    };
+    let story = Story::new().passed(A).started(B);
+    story.finished(B, Outcome::Failed(failure), Health::default()).ended(VmEnd::Done)
+}
+
+fn held_against(story: Story, before: Story) -> Results {
+    let baseline = Some(Baseline::of(&before.judged()));
+    Story { baseline, ..story }.judged()
+}
+
+#[test]
+fn with_a_baseline_the_same_failure_is_expected_and_another_is_not() {
+    let same = held_against(half_failed("the data"), half_failed("the data"));
+    assert_eq!((same.exit_code, verdicts(&same)), (0, vec![Verdict::Passed, Verdict::Failed]));
+    assert!(same.tests[1].as_expected);
+    let other = held_against(half_failed("the owner"), half_failed("the data"));
+    assert_eq!((other.exit_code, other.tests[1].as_expected), (1, false));
+    let reason = other.reason.expect("it is red");
+    assert_eq!(reason, "1 thing is worse than in the baseline");
+    let good = || Story::new().passed(A).passed(B).ended(VmEnd::Done);
+    let better = held_against(good(), half_failed("the data"));
+    assert_eq!((better.exit_code, better.baseline.map(|found| found.better.len())), (0, Some(1)));
+    assert_eq!(held_against(half_failed("the data"), good()).exit_code, 1);
+}
+
+#[test]
+fn with_a_baseline_a_complaint_is_red_where_it_is_new() {
+    let warns = |function: &str| {
+        let said = format!("WARNING: CPU: 0 PID: 1 at mm/x.c:1 {function}+0x1/0x2\n");
+        Story::new().console(&said).passed(A).passed(B).ended(VmEnd::Done)
+    };
+    assert_eq!(warns("f").judged().exit_code, 1);
+    assert_eq!(held_against(warns("f"), warns("f")).exit_code, 0);
+    assert_eq!(held_against(warns("g"), warns("f")).exit_code, 1);
+}
+
+#[test]
+fn a_passed_test_whose_kernel_sends_something_else_is_not_as_in_the_baseline() {
+    let traced = |event: &str| {
+        let story = Story::new().passed(A).passed(B).ended(VmEnd::Done);
+        let records = story.events.iter().cloned();
+        let records = records.map(|event| Record { t_ms: 0, event }).collect();
+        let mut scanner = Scanner::default();
+        let mut findings = scanner.push(story.console.as_bytes());
+        findings.extend(scanner.finish());
+        let sent = format!("2 {event}; {event}").parse().expect("its form");
+        let info = TraceInfo {
+            complete: true,
+            canonical_sha256: Some(event.into()),
+            operations: BTreeMap::from([("to-device".to_owned(), sent)]),
+            ..TraceInfo::default()
+        };
+        Evidence {
+            consoles: vec![(0, findings)],
+            traces: BTreeMap::from([((0, 1), Trace { info, ..Trace::default() })]),
+            ..Evidence::only(story.plan, records)
+        }
+    };
+    let baseline = Baseline::of(&judge(&traced("MIGRATE")));
+    let held = |event: &str, allow: &[&str]| {
+        let mut evidence = traced(event);
+        evidence.baseline = Some(baseline.clone());
+        let allowed = |text: &&str| Allowed::try_from((*text).to_owned()).expect("its form");
+        evidence.plan.allow = allow.iter().map(allowed).collect();
+        judge(&evidence)
+    };
+    assert_eq!(held("MIGRATE", &[]).exit_code, 0);
+    let red = held("CLEAR", &[]);
+    assert_eq!((red.exit_code, verdicts(&red)), (1, vec![Verdict::Passed, Verdict::Passed]));
+    let expected: Vec<bool> = red.tests.iter().map(|test| test.as_expected).collect();
+    assert_eq!(expected, [false, true]);
+    assert_eq!(red.tests[0].reason, "not as in the baseline: to-device: MIGRATE -> CLEAR");
+    let allowed = held("CLEAR", &["to-device"]);
+    assert_eq!(
+        (allowed.exit_code, allowed.baseline.map(|found| found.allowed.len())),
+        (0, Some(1))
+    );
+    assert_eq!(held("CLEAR", &["cpu-read"]).exit_code, 1);
+}
+
+#[test]
+fn a_run_that_was_stopped_is_held_against_nothing() {
+    let story = Story::new().passed(A);
+    let stop = Event::Stopped { stop: Stop::Interrupted };
+    let mut events = story.events.clone();
+    events.push(stop);
+    let good = Story::new().passed(A).passed(B).ended(VmEnd::Done);
+    let results = held_against(Story { events, ..story }, good);
+    assert_eq!((results.exit_code, results.baseline), (130, None));
 }

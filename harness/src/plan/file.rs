@@ -69,6 +69,8 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
         no_snapshot: reader.take("no_snapshot"),
         trace: reader.take("trace"),
         until: reader.take("until"),
+        baseline: reader.take::<PathBuf>("baseline").map(|p| base.join(p)),
+        allow: reader.take("allow"),
         out: reader.take::<PathBuf>("out").map(|p| base.join(p)),
         json: reader.take::<PathBuf>("json").map(|p| base.join(p)),
         junit: reader.take::<PathBuf>("junit").map(|p| base.join(p)),
@@ -95,8 +97,8 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 
 /// The keys a plan may have, for the message about one that it may not.
 const KEYS: &str = "kernel, series, first, profile, rootfs, filter, test, tests, device, timeout, \
-                    seed, isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, out, json, \
-                    junit, ktap, perfetto, expect";
+                    seed, isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, \
+                    baseline, allow, out, json, junit, ktap, perfetto, expect";
 
 struct Reader<'a> {
     name: String,

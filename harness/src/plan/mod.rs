@@ -13,6 +13,7 @@ use std::time::Duration;
 use hmm_protocol::{Device, TestId, catalogue};
 use serde::{Deserialize, Serialize};
 
+use crate::compare::Allowed;
 use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::judge::Verdict;
@@ -79,6 +80,10 @@ pub struct Wishes {
     pub trace: Option<Switch>,
     /// `--until`.
     pub until: Option<Stage>,
+    /// `--baseline`.
+    pub baseline: Option<PathBuf>,
+    /// A plan's `allow`.
+    pub allow: Option<Vec<Allowed>>,
     /// `--out`.
     pub out: Option<PathBuf>,
     /// `--json`.
@@ -145,6 +150,12 @@ pub struct Plan {
     pub until: Stage,
     /// The ids of the tests; in this order they are reported.
     pub tests: Vec<String>,
+    /// The baseline that the run is held against, as an absolute path.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline: Option<PathBuf>,
+    /// In which operations it may differ from it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub allow: Vec<Allowed>,
     /// How it must end, where the plan says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub expect: Option<Expect>,
@@ -209,6 +220,14 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
     if wishes.timeout.is_some_and(|timeout| timeout > LONGEST_TIMEOUT) {
         problems.push(Problem::new("--timeout", "it must be at most a day").hint("10m"));
     }
+    if wishes.baseline.is_some() && wishes.expect.is_some() {
+        let what = "the plan says by `expect` how the run must end, and a baseline says it too";
+        problems.push(Problem::new("--baseline", what).hint("leave one of them out"));
+    }
+    if wishes.baseline.is_none() && wishes.allow.is_some() {
+        let what = "there is no baseline from which anything is allowed to differ";
+        problems.push(Problem::new("allow", what).hint("say `baseline: FILE` in the plan too"));
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -229,6 +248,8 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
         seed: wishes.seed.unwrap_or(1),
         until,
         tests: tests.iter().map(TestId::to_string).collect(),
+        baseline: wishes.baseline,
+        allow: wishes.allow.unwrap_or_default(),
         expect: wishes.expect,
     })
 }
@@ -276,6 +297,8 @@ impl Wishes {
             no_snapshot: self.no_snapshot.or(other.no_snapshot),
             trace: self.trace.or(other.trace),
             until: self.until.or(other.until),
+            baseline: self.baseline.map(|p| cwd.join(p)).or(other.baseline),
+            allow: self.allow.or(other.allow),
             out: self.out.map(|p| cwd.join(p)).or(other.out),
             json: self.json.map(|p| cwd.join(p)).or(other.json),
             junit: self.junit.map(|p| cwd.join(p)).or(other.junit),

@@ -144,6 +144,7 @@ pub(crate) mod tests {
             tests,
             not_applicable: Vec::new(),
             kernel_events: Vec::new(),
+            baseline: None,
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::compare;
 use crate::judge::{Results, RunOutcome, TestResult, Verdict};
 use crate::proc::quote;
 use crate::progress::{clean, seconds};
@@ -116,7 +117,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         if let Some(issue) = &test.known_issue {
             write!(head, " (known issue {issue})").expect("writing to a string");
         } else if test.as_expected {
-            head.push_str(" (as the plan expects)");
+            let by =
+                if results.baseline.is_some() { "in the baseline" } else { "as the plan expects" };
+            write!(head, " ({by})").expect("writing to a string");
         }
         line(head);
         line(format!("          {}", test.reason));
@@ -135,6 +138,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         for frame in event.trace.iter().take(FRAMES) {
             line(format!("              {frame}"));
         }
+    }
+    if let Some(found) = &results.baseline {
+        compare::against_baseline(found).lines().for_each(|words| line(words.to_owned()));
     }
     if let Some(reason) = &results.reason {
         line(format!("{}: {reason}", word(results.outcome)));

@@ -7,7 +7,7 @@ use super::diff::{Chunk, StepDiff, diff};
 /// What differs in an operation: how much more often the second kernel sends each
 /// event there than the first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Change(BTreeMap<String, i64>);
+pub(super) struct Change(BTreeMap<String, i64>);
 
 /// In which operations the canonical traces of tests differ, and how, by the
 /// operation. Steps that only one of them has are passed over: a test that fails
@@ -32,28 +32,45 @@ impl Change {
         for chunk in &step.chunks {
             let Chunk::Differs { left, right } = chunk else { continue };
             for (lines, by) in [(left, -1), (right, 1)] {
-                lines.iter().for_each(|line| *self.0.entry(what(line)).or_default() += by);
+                lines.iter().for_each(|line| self.count(&what(line), by));
             }
         }
     }
 
-    fn words(&self) -> String {
+    /// Takes in that there is so much more of an event.
+    pub(super) fn count(&mut self, event: &str, by: i64) {
+        let more = self.0.entry(event.to_owned()).or_default();
+        *more = more.saturating_add(by);
+    }
+
+    /// What there is less of, and what more.
+    pub(super) fn ends(&self) -> (String, String) {
         let those = |is: &dyn Fn(i64) -> bool| {
             let names = self.0.iter().filter(|(_, more)| is(**more)).map(|(name, _)| name.as_str());
             names.collect::<Vec<_>>().join(", ")
         };
-        match (those(&|more| more < 0).as_str(), those(&|more| more > 0).as_str()) {
-            ("", "") => "the same events, otherwise".to_owned(),
-            ("", new) => format!("+ {new}"),
-            (gone, "") => format!("- {gone}"),
-            (gone, new) => format!("{gone} -> {new}"),
-        }
+        (those(&|more| more < 0), those(&|more| more > 0))
+    }
+
+    fn words(&self) -> String {
+        let (gone, new) = self.ends();
+        otherwise(&gone, &new)
+    }
+}
+
+/// What an operation sends less of and what more, in words: `CLEAR -> MIGRATE`.
+pub fn otherwise(gone: &str, new: &str) -> String {
+    match (gone, new) {
+        ("", "") => "the same events, otherwise".to_owned(),
+        ("", new) => format!("+ {new}"),
+        (gone, "") => format!("- {gone}"),
+        (gone, new) => format!("{gone} -> {new}"),
     }
 }
 
 /// What a line of a canonical trace is, without what it is about: `MIGRATE`,
 /// `callback dmirror0`. That an event lacks its owner is a difference of its own.
-fn what(line: &str) -> String {
+pub(super) fn what(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words.as_slice() {
         ["callback", device, ..] => format!("callback {device}"),

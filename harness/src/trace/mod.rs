@@ -14,6 +14,7 @@ mod fold;
 mod format;
 mod groups;
 mod names;
+mod operations;
 mod perfetto;
 mod probes;
 mod ring;
@@ -29,9 +30,10 @@ use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
 use sha2::{Digest as _, Sha256};
 
 pub use canonical::Canonical;
-pub use changes::changes;
+pub use changes::{changes, otherwise};
 pub use decode::{About, Calls, Decoded, decode};
 pub use format::Formats;
+pub use operations::Sent;
 pub use perfetto::{Perfetto, Times};
 pub use probes::{ESSENTIAL, setup};
 pub use row::{Address, Probe, Row, rows};
@@ -39,6 +41,7 @@ pub use rules::{RULES, Rules};
 pub use tell::{Tell, Told};
 
 use crate::judge::{TraceInfo, Violation};
+use operations::Operations;
 
 /// Why a guest cannot trace, if it cannot: it says so, or its kernel has refused
 /// what no trace can do without.
@@ -82,7 +85,8 @@ pub fn understand<R: Read + Seek>(
     canonical_out: impl Write,
 ) -> io::Result<Trace> {
     let mut rules = Rules::of(about.formats);
-    let mut canonical = Canonical::new(Hashing { out: canonical_out, hash: Sha256::new() });
+    let hashing = Hashing { out: canonical_out, hash: Sha256::new() };
+    let mut canonical = Canonical::new(Operations::new(hashing));
     let mut captured = 0;
     let mut mirrored = false;
     let mut failed = Ok(());
@@ -101,7 +105,8 @@ pub fn understand<R: Read + Seek>(
     let calibrated = rules.calibrated();
     let overflow = rules.overflow().or_else(|| canonical.overflow());
     let violations = rules.finish();
-    let hashing = canonical.finish()?;
+    let (hashing, operations) = canonical.finish()?.finish();
+    let overflow = overflow.or_else(|| operations.is_none().then(|| "too many operations".into()));
     let incomplete = incomplete(said, &decoded, mirrored.then_some(calibrated)).or(overflow);
     Ok(Trace {
         info: TraceInfo {
@@ -110,6 +115,7 @@ pub fn understand<R: Read + Seek>(
             complete: incomplete.is_none(),
             incomplete,
             canonical_sha256: Some(hex(&hashing.hash.finalize())),
+            operations: operations.unwrap_or_default(),
             violations,
         },
         unwritten: None,

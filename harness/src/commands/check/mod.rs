@@ -3,8 +3,9 @@
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
 //! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
-//! answers are known, one by git with the installed program, and every kernel of `ci/traces.yaml`, which says in what its
-//! traces must differ. A harness that has only seen green is untested.
+//! answers are known, one by git with the installed program, that program as the gate
+//! of a tree, and every kernel of `ci/traces.yaml`, which says in what its traces must
+//! differ. A harness that has only seen green is untested.
 
 mod bisects;
 mod installed;
@@ -25,6 +26,7 @@ use crate::proc::Cmd;
 use crate::progress::{print, say, seconds};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
+use installed::Installed;
 
 /// A step and what came out.
 struct Step {
@@ -62,17 +64,22 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         steps.push(step);
         clean = dir.unwrap_or_default();
     }
-    let mut folders = vec!["ci/plans/negative"];
-    if args.full {
-        folders.push("ci/mutants");
-    }
+    // What takes more kernels is for the long check.
+    let mut all = vec![checkout.join("ci/plans/smoke.yaml")];
+    let folders: &[&str] = if args.full {
+        all.clear();
+        &["ci/plans", "ci/plans/matrix", "ci/plans/negative", "ci/mutants"]
+    } else {
+        &["ci/plans/negative"]
+    };
     for folder in folders {
-        for plan in plans(&checkout.join(folder))? {
-            let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
-            let wishes = Wishes::default();
-            let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
-            steps.push(ran.0);
-        }
+        all.extend(plans(&checkout.join(folder))?);
+    }
+    for plan in all {
+        let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
+        let wishes = Wishes::default();
+        let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
+        steps.push(ran.0);
     }
     for case in bisects::cases(&checkout)? {
         let name = case.name();
@@ -81,10 +88,22 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let wrong = case.run(session, &checkout).await?;
         steps.push(Step { name, took: start.elapsed(), wrong });
     }
-    say(format_args!("check    {}", installed::NAME));
-    let start = Instant::now();
-    let wrong = installed::run(ctx, &checkout).await?;
-    steps.push(Step { name: installed::NAME.to_owned(), took: start.elapsed(), wrong });
+    say(format_args!("check    {}", installed::BISECT));
+    let mut start = Instant::now();
+    match Installed::new(ctx, &checkout).await? {
+        Err(why) => {
+            let (name, wrong) = (installed::BISECT.to_owned(), Some(why));
+            steps.push(Step { name, took: start.elapsed(), wrong });
+        }
+        Ok(installed) => {
+            let (name, wrong) = (installed::BISECT.to_owned(), installed.bisect().await?);
+            steps.push(Step { name, took: start.elapsed(), wrong });
+            say(format_args!("check    {}", installed::GATE));
+            start = Instant::now();
+            let (name, wrong) = (installed::GATE.to_owned(), installed.gate().await?);
+            steps.push(Step { name, took: start.elapsed(), wrong });
+        }
+    }
     for case in traces::cases(&checkout)? {
         let name = case.name();
         say(format_args!("check    {name}"));

@@ -327,13 +327,7 @@ mod tests {
             },
         }];
         all.extend_from_slice(records);
-        crate::judge::judge(&Evidence {
-            plan,
-            records: all,
-            consoles: Vec::new(),
-            traces: Default::default(),
-            known_issues: Vec::new(),
-        })
+        crate::judge::judge(&Evidence::only(plan, all))
     }
 
     /// A run that broke off here, as its directory tells it.

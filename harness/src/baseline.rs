@@ -1,0 +1,270 @@
+//! A baseline: what a run has shown, in a file that people review and runs are held
+//! against.
+//!
+//! It says of each test its verdict, why it is not good, and what the kernel sends in
+//! each operation; nothing that is not the same from run to run. `compare` says what is
+//! worse than it. Nothing here does IO.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::judge::{Results, TestResult, Verdict};
+use crate::stop::Problem;
+use crate::trace::{Sent, may_differ};
+
+/// The name of the form, the first field of every baseline.
+pub const SCHEMA: &str = "hmm-harness/baseline/1";
+
+/// What stands in the place of a digest where a trace is whole, and need not be the
+/// same each time.
+const WHOLE: &str = "whole";
+
+/// The first lines of the file.
+const HEAD: &str = "\
+# What a run is held against by `--baseline`. `hmm-harness baseline update` writes it
+# from a run; review what it changes.
+";
+
+/// The file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Baseline {
+    /// [`SCHEMA`].
+    schema: String,
+    /// What was tested and where, as far as it does not change with each run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given: BTreeMap<String, String>,
+    /// The titles of the kernel's complaints that belong to no test.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub complaints: BTreeSet<String>,
+    /// The tests, by their ids.
+    pub tests: BTreeMap<String, Standing>,
+}
+
+/// What is known of a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// The known issue that covers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_issue: Option<String>,
+    /// The assertion that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assertion: Option<String>,
+    /// Why it is not good, where no assertion and no complaint says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// The titles of what the kernel complained of.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub complaints: BTreeSet<String>,
+    /// The SHA-256 of its canonical trace, or [`WHOLE`]; nothing where the trace is
+    /// not known to be whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// What the kernel sends in each operation.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sends: BTreeMap<String, Sent>,
+}
+
+impl Baseline {
+    /// What a run has shown.
+    pub fn of(results: &Results) -> Baseline {
+        let short = |text: &str| text.chars().take(12).collect::<String>();
+        let (kernel, machine) = (&results.kernel, &results.machine);
+        let given = [
+            ("kernel", kernel.release.clone()),
+            ("source", kernel.source.clone()),
+            ("configuration", short(&kernel.config_sha256)),
+            ("profile", kernel.profile.clone()),
+            ("accelerator", machine.accelerator.clone()),
+            ("root file system", machine.rootfs.clone()),
+        ];
+        let given = given.into_iter().filter(|(_, value)| !value.is_empty());
+        Baseline {
+            schema: SCHEMA.to_owned(),
+            given: given.map(|(what, value)| (what.to_owned(), value)).collect(),
+            complaints: results.kernel_events.iter().map(|event| event.title.clone()).collect(),
+            tests: results.tests.iter().map(|t| (t.id.clone(), Standing::of(t))).collect(),
+        }
+    }
+
+    /// Reads the text of the file at `path`.
+    ///
+    /// # Errors
+    /// A problem that names the place in it.
+    pub fn read(path: &Path, text: &str) -> Result<Baseline, Problem> {
+        let hint = "`baseline update` writes such a file from a run";
+        let read: Result<Baseline, _> = serde_yaml::from_str(text);
+        match read {
+            Ok(baseline) if baseline.schema == SCHEMA => Ok(baseline),
+            Ok(baseline) => {
+                let what = format!("{}: its schema is {:?}", path.display(), baseline.schema);
+                Err(Problem::new("--baseline", what).hint(format!("this program reads {SCHEMA}")))
+            }
+            Err(error) => {
+                let what = format!("{}: {error}", path.display());
+                Err(Problem::new("--baseline", what).hint(hint))
+            }
+        }
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// When it cannot be written as YAML.
+    pub fn text(&self) -> Result<String> {
+        Ok(HEAD.to_owned() + &serde_yaml::to_string(self).context("a baseline")?)
+    }
+
+    /// This baseline, with what a later run has shown. What the run was not asked for
+    /// stays; `gone` says of a test whether it is no more.
+    #[must_use]
+    pub fn updated(mut self, run: Baseline, gone: impl Fn(&str) -> bool) -> Baseline {
+        self.tests.retain(|id, _| !gone(id));
+        self.tests.extend(run.tests);
+        Baseline { tests: self.tests, ..run }
+    }
+}
+
+impl Standing {
+    /// What a run has shown of a test.
+    pub fn of(test: &TestResult) -> Standing {
+        let traced = test.trace.complete.then(|| test.trace.canonical_sha256.clone()).flatten();
+        let differs = may_differ(&test.name);
+        Standing {
+            verdict: test.verdict,
+            known_issue: test.known_issue.clone(),
+            assertion: test.assertion.clone(),
+            failure: failure(test),
+            complaints: test.kernel_events.iter().map(|event| event.title.clone()).collect(),
+            sends: match traced {
+                Some(_) if !differs => test.trace.operations.clone(),
+                _ => BTreeMap::new(),
+            },
+            trace: traced.map(|digest| if differs { WHOLE.to_owned() } else { digest }),
+        }
+    }
+
+    /// Whether it is passed, or not and that is known.
+    pub fn is_good(&self) -> bool {
+        self.verdict == Verdict::Passed || self.known_issue.is_some()
+    }
+
+    /// Whether both fail alike, or neither does.
+    pub fn fails_like(&self, other: &Standing) -> bool {
+        self.assertion == other.assertion && self.failure == other.failure
+    }
+
+    /// Whether the traces of both can be compared: both are whole, and neither test
+    /// went another way.
+    pub fn is_comparable(&self, other: &Standing) -> bool {
+        let ran = |standing: &Standing| {
+            matches!(standing.verdict, Verdict::Passed | Verdict::Failed)
+                && standing.trace.as_deref().is_some_and(|trace| trace != WHOLE)
+        };
+        ran(self) && ran(other) && self.assertion == other.assertion
+    }
+}
+
+/// Why a test is not good, in words that are the same wherever it fails alike; nothing
+/// where its assertion, the kernel's complaint or the verdict says it already.
+fn failure(test: &TestResult) -> Option<String> {
+    if test.assertion.is_some() || !test.kernel_events.is_empty() {
+        return None;
+    }
+    match test.verdict {
+        Verdict::Passed | Verdict::TimedOut | Verdict::NotRun => None,
+        Verdict::Failed if !test.trace.violations.is_empty() => {
+            let rules: BTreeSet<&str> =
+                test.trace.violations.iter().map(|broken| broken.rule.as_str()).collect();
+            Some(format!("rule {}", rules.into_iter().collect::<Vec<_>>().join(", ")))
+        }
+        Verdict::Failed if test.trace.incomplete.is_some() => {
+            Some("its trace is incomplete".to_owned())
+        }
+        _ => test.reason.lines().next().map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::Violation;
+    use crate::judge::tests::result;
+    use crate::report::tests::{colourful, run};
+
+    fn traced(id: &str) -> TestResult {
+        let mut test = result(id, Verdict::Passed);
+        test.trace.complete = true;
+        test.trace.canonical_sha256 = Some("a1".repeat(32));
+        let sent = "16 MIGRATE, 16 collect; 1c7b03f2".parse().expect("its form");
+        test.trace.operations.insert("to-device".into(), sent);
+        test
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let mut results = colourful();
+        results.tests.push(traced("hmm.migrate_fault.private"));
+        let baseline = Baseline::of(&results);
+        let text = baseline.text().expect("plain data");
+        assert_eq!(Baseline::read(Path::new("b.yaml"), &text).expect("ours"), baseline);
+        assert!(text.contains("      to-device: 16 MIGRATE, 16 collect; 1c7b03f2\n"), "{text}");
+        assert!(!text.contains("duration"), "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_in_it_is_named() {
+        let read = |text: &str| Baseline::read(Path::new("b.yaml"), text).expect_err("wrong").what;
+        assert!(read("schema: hmm-harness/baseline/9\ntests: {}\n").contains("baseline/9"));
+        let text = format!("schema: {SCHEMA}\ntests:\n  a.b: {{verdict: splendid}}\n");
+        assert!(read(&text).contains("line 3"), "{}", read(&text));
+    }
+
+    #[test]
+    fn why_a_test_fails_is_told_without_what_changes_each_time() {
+        let with = |change: &dyn Fn(&mut TestResult)| {
+            let mut test = result("hmm.migrate.private", Verdict::Failed);
+            test.reason = "step 9: page 3".into();
+            change(&mut test);
+            Standing::of(&test)
+        };
+        let rule = |rule: &str, text: &str| Violation {
+            rule: rule.into(),
+            step: "9 to-device".into(),
+            text: text.into(),
+        };
+        let one = with(&|test| test.trace.violations = vec![rule("owner", "page 1")]);
+        let other = with(&|test| test.trace.violations = vec![rule("owner", "page 2")]);
+        assert!(one.fails_like(&other));
+        let walk = with(&|test| test.trace.violations = vec![rule("walk", "page 1")]);
+        assert!(!one.fails_like(&walk));
+        let said = with(&|test| test.assertion = Some("the mirror's data".into()));
+        assert_eq!((said.failure.as_deref(), said.fails_like(&one)), (None, false));
+    }
+
+    #[test]
+    fn what_a_run_was_not_asked_for_stays() {
+        let ids = ["hmm.migrate.private", "hmm.exclusive.private", "hmm.old.private"];
+        let old = Baseline::of(&run(ids.iter().map(|id| traced(id)).collect()));
+        let now = run(vec![result("hmm.migrate.private", Verdict::Failed)]);
+        let new = old.updated(Baseline::of(&now), |id| id == "hmm.old.private");
+        let verdicts: Vec<_> = new.tests.iter().map(|(id, s)| (id.as_str(), s.verdict)).collect();
+        assert_eq!(
+            verdicts,
+            [("hmm.exclusive.private", Verdict::Passed), ("hmm.migrate.private", Verdict::Failed)]
+        );
+    }
+
+    #[test]
+    fn a_trace_that_may_differ_is_only_known_to_be_whole() {
+        let standing = Standing::of(&traced("hmm.anon_teardown.private"));
+        assert_eq!((standing.trace.as_deref(), standing.sends.len()), (Some(WHOLE), 0));
+        assert!(!standing.is_comparable(&standing));
+    }
+}
