@@ -23,47 +23,25 @@ pub fn run(args: &CompareArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let b = Run::open("B", &args.b, &cwd)?;
     let path = cwd.join(&args.a);
+    let mut again = vec![b.command()];
     let (found, before) = if path.is_file() {
         let baseline = super::read_baseline("A", &path)?;
-        let found = compare(&Side::baseline(&baseline), &b.side());
-        (found, Before::Baseline(path, baseline))
+        (compare(&Side::baseline(&baseline), &b.side()), called(&path, &baseline))
     } else {
         let a = Run::open("A", &args.a, &cwd)?;
-        (compare(&a.side(), &b.side()), Before::Run(a))
+        again.insert(0, a.command());
+        (compare(&a.side(), &b.side()), name(&a.results))
     };
-    let words = Words {
-        names: [before.name(), name(&b.results)],
-        tested: tested(&b.results),
-        again: before.command().into_iter().chain([b.command()]).collect(),
-    };
+    let names = [before, name(&b.results)];
+    let words = Words { names, tested: tested(&b.results), again };
     print(&tell(&found, &words, args.format).context("the comparison")?)?;
     Ok(if found.worse.is_empty() { AS_EXPECTED } else { NOT_AS_EXPECTED })
 }
 
-/// What a run is compared with.
-enum Before {
-    Baseline(PathBuf, Baseline),
-    Run(Run),
-}
-
-impl Before {
-    fn name(&self) -> String {
-        match self {
-            Before::Run(run) => name(&run.results),
-            Before::Baseline(path, baseline) => {
-                let kernel = baseline.given.get("kernel").map_or("no kernel", String::as_str);
-                let file = path.file_name().unwrap_or_default().display();
-                format!("{kernel}, as {file} has it,")
-            }
-        }
-    }
-
-    fn command(&self) -> Option<String> {
-        match self {
-            Before::Run(run) => Some(run.command()),
-            Before::Baseline(..) => None,
-        }
-    }
+/// What a baseline is called.
+fn called(path: &Path, baseline: &Baseline) -> String {
+    let kernel = baseline.given.get("kernel").map_or("no kernel", String::as_str);
+    format!("{kernel} as {} has it", path.file_name().unwrap_or_default().display())
 }
 
 /// What was tested, and where.

@@ -55,7 +55,7 @@ pub fn tell(found: &Comparison, words: &Words, format: Format) -> serde_json::Re
         n => format!("{n} tests"),
     };
     let [a, b] = &words.names;
-    let head = format!("{tests} on {a} and on {b}");
+    let head = format!("{tests} on {a}, and on {b}");
     let counts = counts(found);
     Ok(match format {
         Format::Text => plain(&head, &sections, &counts),
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(
             text.lines().take(6).collect::<Vec<_>>(),
             [
-                "60 tests on 6.12.1 and on 6.12.1 with a patch",
+                "60 tests on 6.12.1, and on 6.12.1 with a patch",
                 "not the same from the start:",
                 "  series: none -> mm: x",
                 "worse:",

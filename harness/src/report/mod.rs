@@ -107,7 +107,9 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         text.push_str(&clean(&words));
         text.push('\n');
     };
-    let noteworthy = |t: &&TestResult| !t.as_expected || t.verdict != Verdict::Passed;
+    // What is only not as in the baseline is told beside that.
+    let held = results.baseline.is_some();
+    let noteworthy = |t: &&TestResult| (!t.as_expected && !held) || t.verdict != Verdict::Passed;
     for test in results.tests.iter().filter(noteworthy).filter(|t| t.verdict != Verdict::NotRun) {
         let mut head = format!("{:<9} {}", test.verdict.as_str().replace('_', " "), test.id);
         if test.flaky {
