@@ -132,9 +132,20 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// Text from the guest, fit for a terminal.
+/// Text from the guest, fit for a terminal and for every format: without control
+/// characters but newlines, without what makes text look like other text, and
+/// without what XML cannot hold.
 pub fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+    text.chars().filter(|c| !(c.is_control() || is_unseen(*c)) || *c == '\n').collect()
+}
+
+/// Whether a character is not seen itself, but turns the direction of others, hides
+/// between them or breaks their line; or is none at all, as U+FFFE and U+FFFF.
+fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -168,6 +179,8 @@ mod tests {
 
     #[test]
     fn what_the_guest_says_cannot_drive_a_terminal() {
-        assert_eq!(clean("a\u{1b}[2Jb\rc\nd"), "a[2Jbc\nd");
+        assert_eq!(clean("a\u{1b}[2Jb\rc\nd\u{9b}31m"), "a[2Jbc\nd31m");
+        assert_eq!(clean("a\u{202e}b\u{2066}c\u{200b}d\u{2028}e\u{ffff}f\u{fffe}"), "abcdef");
+        assert_eq!(clean("größe 本 \u{fffd}"), "größe 本 \u{fffd}");
     }
 }
