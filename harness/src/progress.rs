@@ -42,7 +42,8 @@ impl Progress {
             Event::VmEnded { end, .. } => {
                 Some(format!("run      the VM is over: {}", describe(end)))
             }
-            Event::StageStarted { .. }
+            Event::Began { .. }
+            | Event::StageStarted { .. }
             | Event::Kernel(_)
             | Event::Machine(_)
             | Event::Layout(_)

@@ -39,6 +39,7 @@ pub(super) async fn run(
         ("--first", wishes.first.is_some()),
         ("--until", wishes.until.is_some()),
         ("--perfetto", wishes.perfetto.is_some()),
+        ("--kcidb", wishes.kcidb.is_some()),
     ] {
         if asked {
             problems.push(Problem::new(option, "it does not go with --each"));
@@ -130,7 +131,7 @@ fn unjudged(prepared: &Prepared, stop: &Stop) -> Results {
 
 fn write(prepared: &Prepared, dir: &Path, results: &Results) -> anyhow::Result<()> {
     report::write(results, dir)?;
-    report::write_copies(results, prepared.copies())
+    report::write_copies(results, dir, prepared.copies())
 }
 
 /// A line of the table, whose last two cells may have several.

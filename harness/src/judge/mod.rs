@@ -72,6 +72,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         outcome: outcome_of(exit_code),
         exit_code,
         reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
+        stopped_at: history.stop.as_ref().and_then(Stop::stage).map(|stage| stage.to_string()),
         kernel: history.kernel,
         machine: history.machine,
         timing: history.timing,

@@ -113,14 +113,14 @@ fn of_test(test: &TestResult) -> Case {
     }
 }
 
-fn complaint(event: &KernelEvent) -> Vec<String> {
+pub(super) fn complaint(event: &KernelEvent) -> Vec<String> {
     let head = format!("console.log:{}: {}", event.line, event.title);
     let frames = event.trace.iter().map(|frame| format!("    {frame}"));
     std::iter::once(head).chain(frames).map(|text| line(&text)).collect()
 }
 
 /// Text of which some may be the guest's, as one line without control characters.
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     clean(text).replace('\n', " ")
 }
 
@@ -137,6 +137,7 @@ pub(crate) mod tests {
             outcome: RunOutcome::AsExpected,
             exit_code: 0,
             reason: None,
+            stopped_at: None,
             kernel: KernelInfo { release: "6.12.1".into(), ..KernelInfo::default() },
             machine: MachineInfo::default(),
             timing: Timing::default(),
