@@ -41,6 +41,7 @@ pub mod packages;
 pub mod proc;
 pub mod progress;
 pub mod rundir;
+pub mod runner;
 pub mod snapshot;
 pub mod stop;
 pub mod store;

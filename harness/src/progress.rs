@@ -8,6 +8,7 @@ use hmm_protocol::wire::{GuestMessage, Outcome};
 
 use crate::events::{Event, VmEnd};
 use crate::run::describe;
+use crate::runner::{Harmless, harmless};
 
 /// Turns events into lines.
 #[derive(Debug, Default)]
@@ -84,7 +85,7 @@ impl Progress {
 
 /// Says something on standard error. Nobody listening is no reason to stop.
 pub fn say(words: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{words}");
+    let _ = writeln!(std::io::stderr(), "{}", harmless(&words.to_string()));
 }
 
 /// What is said when standard output takes no more.
@@ -96,7 +97,7 @@ pub const UNWRITTEN: &str = "cannot write to standard output";
 /// When there is no room for it.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context(UNWRITTEN)
         }
@@ -111,7 +112,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// That of `give`, or when there is no room for what it writes.
 pub fn stream(give: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout());
-    let given = give(&mut out).and_then(|()| out.flush().context(UNWRITTEN));
+    let mut lines = Harmless::new(&mut out);
+    let given = give(&mut lines).and_then(|()| lines.flush().context(UNWRITTEN));
     let broken = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::candidates::{Candidate, Candidates, Judged};
+use super::github;
 use super::run_kernel_tests::{Permissions, Prepared, resolve, wishes};
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -107,6 +108,7 @@ pub(super) async fn run(
             results.reason = Some(bad.join("; "));
         }
         (results.exit_code, results.outcome) = (code, outcome_of(code));
+        github::tell(&results, &dir);
         if let Err(error) = write(&prepared, &dir, &results) {
             // What stopped us before weighs more.
             return Err(stopped.unwrap_or_else(|| error.into()));

@@ -9,6 +9,7 @@ pub mod check;
 pub mod compare;
 pub mod doctor;
 mod each;
+mod github;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;

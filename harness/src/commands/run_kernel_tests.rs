@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_copies, check_writable, each, kcidb, show};
+use super::{check_copies, check_writable, each, github, kcidb, show};
 use crate::build::Kernel;
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -69,6 +69,7 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
     if let Err(error) = print(&report::summary(&results, &dir)) {
         say(format_args!("{error:#}"));
     }
+    github::tell(&results, &dir);
     Ok(results.exit_code)
 }
 

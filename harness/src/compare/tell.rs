@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{About, Change, Comparison, Given};
 use crate::judge::Results;
-use crate::progress::clean;
+use crate::report::{code, line};
 
 /// As what it is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -108,39 +108,36 @@ fn item(change: &Change) -> Item {
     if matches!(about, About::Trace | About::Console) {
         lines.insert(0, format!("in {}", all()));
     }
-    let one = |text: String| clean(&text).replace('\n', " ");
-    Item { head: one(head), lines: lines.into_iter().map(one).collect() }
+    Item { head: line(&head), lines: lines.iter().map(|text| line(text)).collect() }
 }
 
 fn given(given: &Given) -> Item {
     let or_none = |text: &String| if text.is_empty() { "none".to_owned() } else { text.clone() };
     let (before, after) = (or_none(&given.before), or_none(&given.after));
-    let head = clean(&format!("{}: {before} -> {after}", given.what)).replace('\n', " ");
+    let head = line(&format!("{}: {before} -> {after}", given.what));
     Item { head, lines: Vec::new() }
 }
 
 fn plain(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
     let mut text = format!("{head}\n");
     for (title, items) in sections {
-        line(&mut text, format_args!("{title}:"));
+        put(&mut text, format_args!("{title}:"));
         for Item { head, lines } in items {
-            line(&mut text, format_args!("  {head}"));
-            lines.iter().for_each(|more| line(&mut text, format_args!("      {more}")));
+            put(&mut text, format_args!("  {head}"));
+            lines.iter().for_each(|more| put(&mut text, format_args!("      {more}")));
         }
     }
-    line(&mut text, format_args!("{counts}"));
+    put(&mut text, format_args!("{counts}"));
     text
 }
 
 fn markdown(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
-    // A code span takes everything but what ends it.
-    let code = |text: &str| format!("`{}`", text.replace('`', "'"));
     let mut text = format!("**{counts}**: {}\n", code(head));
     for (title, items) in sections {
-        line(&mut text, format_args!("\n### {title}\n"));
+        put(&mut text, format_args!("\n### {title}\n"));
         for Item { head, lines } in items {
-            line(&mut text, format_args!("- {}", code(head)));
-            lines.iter().for_each(|more| line(&mut text, format_args!("  - {}", code(more))));
+            put(&mut text, format_args!("- {}", code(head)));
+            lines.iter().for_each(|more| put(&mut text, format_args!("  - {}", code(more))));
         }
     }
     text
@@ -150,16 +147,16 @@ fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, again: &[Strin
     let mut text = String::new();
     fold(&mut text, "", &format!("I ran {head}: {counts}."));
     for (title, items) in sections {
-        line(&mut text, format_args!("\n{title}:"));
+        put(&mut text, format_args!("\n{title}:"));
         for Item { head, lines } in items {
             fold(&mut text, "- ", head);
             lines.iter().for_each(|more| fold(&mut text, "    ", more));
         }
     }
     if !again.is_empty() {
-        line(&mut text, format_args!("\nto see it again:"));
+        put(&mut text, format_args!("\nto see it again:"));
         // A command is to be pasted, so it stays on its line.
-        again.iter().for_each(|command| line(&mut text, format_args!("    {command}")));
+        again.iter().for_each(|command| put(&mut text, format_args!("    {command}")));
     }
     text
 }
@@ -170,7 +167,7 @@ fn fold(text: &mut String, indent: &str, words: &str) {
     let mut empty = true;
     for word in words.split(' ') {
         if !empty && row.chars().count() + 1 + word.chars().count() > COLUMNS {
-            line(text, format_args!("{row}"));
+            put(text, format_args!("{row}"));
             row = " ".repeat(indent.len());
             empty = true;
         }
@@ -180,17 +177,17 @@ fn fold(text: &mut String, indent: &str, words: &str) {
         row.push_str(word);
         empty = false;
     }
-    line(text, format_args!("{row}"));
+    put(text, format_args!("{row}"));
 }
 
-fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
+fn put(text: &mut String, words: std::fmt::Arguments<'_>) {
     writeln!(text, "{words}").expect("writing to a string");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::run;
+    use crate::report::tests::{HOSTILE, run};
 
     fn found() -> Comparison {
         let change = |about, before: &str, after: &str, evidence: &[&str]| Change {
@@ -247,9 +244,33 @@ mod tests {
             let text = told(format);
             assert!(!text.contains('\u{1b}') && !text.contains("\n- #"), "{text}");
         }
-        assert!(told(Format::Markdown).contains("- `console: WARNING: 'rm' [31m - # <b>`\n"));
+        assert!(told(Format::Markdown).contains("- ``console: WARNING: `rm` [31m - # <b>``\n"));
         let json: serde_json::Value = serde_json::from_str(&told(Format::Json)).expect("JSON");
         assert_eq!(json["worse"][1]["about"], "console");
+    }
+
+    #[test]
+    fn what_a_guest_says_has_one_line_in_every_format() {
+        let mut found = found();
+        found.worse.truncate(1);
+        found.worse[0].about = About::Failure;
+        for text in HOSTILE {
+            found.worse[0].after = text.into();
+            found.worse[0].evidence = vec![text.into()];
+            let results = run(Vec::new());
+            for (format, start) in
+                [(Format::Text, "      "), (Format::Markdown, "  - `"), (Format::Mail, "    ")]
+            {
+                let told = tell(&found, (&results, &results), &[], format).expect("plain data");
+                assert!(
+                    !told.contains(['\u{1b}', '\r', '\u{85}', '\u{2028}', '\u{202e}', '\u{ffff}'])
+                );
+                let line = told.lines().find(|line| line.starts_with(start));
+                assert!(line.is_some(), "{told}");
+                let other = |line: &str| line.starts_with("ok ") || line.starts_with("::");
+                assert!(!told.lines().any(other), "{told}");
+            }
+        }
     }
 
     #[test]

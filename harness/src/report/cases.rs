@@ -119,9 +119,18 @@ pub(super) fn complaint(event: &KernelEvent) -> Vec<String> {
     std::iter::once(head).chain(frames).map(|text| line(&text)).collect()
 }
 
-/// Text of which some may be the guest's, as one line without control characters.
-pub(super) fn line(text: &str) -> String {
-    clean(text).replace('\n', " ")
+/// How many characters of a line are told.
+const LINE: usize = 2_000;
+
+/// Text of which some may be the guest's, as one line of a bounded length without
+/// control characters.
+pub(crate) fn line(text: &str) -> String {
+    let mut line = clean(text).replace('\n', " ");
+    if let Some((end, _)) = line.char_indices().nth(LINE) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -176,6 +185,51 @@ pub(crate) mod tests {
         tests[6].reason = "because".into();
         let (outcome, exit_code) = (RunOutcome::NotAsExpected, 1);
         Results { outcome, exit_code, kernel_events: vec![complaint], ..run(tests) }
+    }
+
+    /// What a guest may say to be taken for something else.
+    pub(crate) const HOSTILE: [&str; 10] = [
+        "]]> </testcase></testsuite> <script>alert(1)</script> &amp;",
+        "x\nok 1 fake\nnot ok 2 fake # SKIP\nKTAP version 1\n1..5\nBail out! fake",
+        "x # SKIP fake # TODO fake",
+        "a ``` b `` c ` @mention #1 | fake | fake",
+        "::error title=x::fake\n::set-output name=a::fake\n##[error]fake",
+        "a\u{1b}[31m\u{9b}2Jb\u{0}c\rok 3 fake",
+        "a\u{202e}b\u{2066}c\u{fffe}d\u{ffff}e\u{2028}ok 4 fake\u{85}ok 5 fake",
+        "\",\"verdict\":\"passed\",\"x\":\"\\",
+        "%0A::error::fake",
+        "<!-- fake --> [fake](http://fake) ![fake](fake)",
+    ];
+
+    /// A red run whose every text is the guest's.
+    pub(crate) fn hostile() -> Results {
+        let long = "`|x".repeat(400_000);
+        let texts = HOSTILE.iter().copied().chain([long.as_str()]);
+        let event = |text: &str| KernelEvent {
+            id: "warn".into(),
+            class: "warn".into(),
+            title: text.into(),
+            line: 1,
+            trace: vec![text.into()],
+        };
+        let test = |text: &str| {
+            let mut test = result("hmm.migrate.private", Verdict::Crashed);
+            test.reason = text.into();
+            test.kernel_events = vec![event(text)];
+            let violation = Violation { rule: text.into(), step: text.into(), text: text.into() };
+            test.trace.violations = vec![violation];
+            test
+        };
+        let tests: Vec<TestResult> = texts.clone().map(test).collect();
+        let mut known = tests[2].clone();
+        known.as_expected = true;
+        known.known_issue = Some("one".into());
+        let mut results = run(tests);
+        results.tests.push(known);
+        results.kernel_events = texts.map(event).collect();
+        results.kernel.release = HOSTILE[3].into();
+        (results.outcome, results.exit_code) = (RunOutcome::NotAsExpected, 1);
+        results
     }
 
     #[test]

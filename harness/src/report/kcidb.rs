@@ -295,7 +295,7 @@ fn seconds(ms: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::judge::tests::result;
-    use crate::report::cases::tests::{colourful, run};
+    use crate::report::cases::tests::{colourful, hostile, run};
 
     fn submitted(results: &Results) -> Value {
         let about = About { origin: "me_2", run: "f00", compiler: Some("gcc 12\u{1b}") };
@@ -416,6 +416,16 @@ mod tests {
             patchset_hash(&[patch("a"), patch("b")]).as_deref(),
             Some("911169ddaaf146aff539f58c26c489af3b892dff0fe283c1c264c65ae5aa59a2")
         );
+    }
+
+    #[test]
+    fn what_the_guest_says_is_a_bounded_text() {
+        let submission = submitted(&hostile());
+        let tests = submission["tests"].as_array().expect("a list");
+        assert_eq!(tests.len(), 13);
+        tests.iter().for_each(check);
+        assert!(tests.iter().all(|test| test["status"] == "FAIL"));
+        assert!(submission.to_string().len() < 1 << 19);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod cases;
 #[cfg(test)]
 pub(crate) use cases::tests;
+mod github;
 mod junit;
 mod kcidb;
 mod ktap;
@@ -21,6 +22,8 @@ use crate::progress::{clean, seconds};
 use crate::rundir;
 use crate::store::digest_of;
 
+pub(crate) use cases::line;
+pub(crate) use github::{annotations, code, step_summary};
 pub(crate) use kcidb::is_origin;
 
 /// How much of a call trace the summary shows.
