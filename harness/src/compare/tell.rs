@@ -187,7 +187,7 @@ fn put(text: &mut String, words: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::{HOSTILE, run};
+    use crate::report::tests::{hostile_texts, run};
 
     fn found() -> Comparison {
         let change = |about, before: &str, after: &str, evidence: &[&str]| Change {
@@ -254,9 +254,9 @@ mod tests {
         let mut found = found();
         found.worse.truncate(1);
         found.worse[0].about = About::Failure;
-        for text in HOSTILE {
-            found.worse[0].after = text.into();
-            found.worse[0].evidence = vec![text.into()];
+        for text in hostile_texts() {
+            found.worse[0].after.clone_from(&text);
+            found.worse[0].evidence = vec![text];
             let results = run(Vec::new());
             for (format, start) in
                 [(Format::Text, "      "), (Format::Markdown, "  - `"), (Format::Mail, "    ")]

@@ -188,23 +188,15 @@ pub(crate) mod tests {
     }
 
     /// What a guest may say to be taken for something else.
-    pub(crate) const HOSTILE: [&str; 10] = [
-        "]]> </testcase></testsuite> <script>alert(1)</script> &amp;",
-        "x\nok 1 fake\nnot ok 2 fake # SKIP\nKTAP version 1\n1..5\nBail out! fake",
-        "x # SKIP fake # TODO fake",
-        "a ``` b `` c ` @mention #1 | fake | fake",
-        "::error title=x::fake\n::set-output name=a::fake\n##[error]fake",
-        "a\u{1b}[31m\u{9b}2Jb\u{0}c\rok 3 fake",
-        "a\u{202e}b\u{2066}c\u{fffe}d\u{ffff}e\u{2028}ok 4 fake\u{85}ok 5 fake",
-        "\",\"verdict\":\"passed\",\"x\":\"\\",
-        "%0A::error::fake",
-        "<!-- fake --> [fake](http://fake) ![fake](fake)",
-    ];
+    pub(crate) fn hostile_texts() -> Vec<String> {
+        serde_json::from_str(include_str!("../../../ci/consumers/hostile.json")).expect("a list")
+    }
 
     /// A red run whose every text is the guest's.
     pub(crate) fn hostile() -> Results {
-        let long = "`|x".repeat(400_000);
-        let texts = HOSTILE.iter().copied().chain([long.as_str()]);
+        let mut texts = hostile_texts();
+        texts.push("`|x".repeat(400_000));
+        let texts = texts.iter().map(String::as_str);
         let event = |text: &str| KernelEvent {
             id: "warn".into(),
             class: "warn".into(),
@@ -227,7 +219,7 @@ pub(crate) mod tests {
         let mut results = run(tests);
         results.tests.push(known);
         results.kernel_events = texts.map(event).collect();
-        results.kernel.release = HOSTILE[3].into();
+        results.kernel.release = hostile_texts()[3].clone();
         (results.outcome, results.exit_code) = (RunOutcome::NotAsExpected, 1);
         results
     }

@@ -51,7 +51,7 @@ mod tests {
     fn what_the_guest_says_is_no_line_and_no_directive() {
         let text = text(&hostile());
         let mut lines = text.lines();
-        assert_eq!((lines.next(), lines.next()), (Some("KTAP version 1"), Some("1..13")));
+        assert_eq!((lines.next(), lines.next()), (Some("KTAP version 1"), Some("1..14")));
         for line in lines {
             let is_result = line.starts_with("ok ") || line.starts_with("not ok ");
             assert!(is_result || line.starts_with("# "), "{line}");
