@@ -3,8 +3,8 @@
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
 //! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
-//! answers are known, one by git with the installed program, the programs of others that read the results,
-//! and every kernel of `ci/traces.yaml`, which says in what its
+//! answers are known, one by git with the installed program, programs of others that
+//! read the results, and every kernel of `ci/traces.yaml`, which says in what its
 //! traces must differ. A harness that has only seen green is untested.
 
 mod bisects;
