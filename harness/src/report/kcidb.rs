@@ -422,7 +422,7 @@ mod tests {
     fn what_the_guest_says_is_a_bounded_text() {
         let submission = submitted(&hostile());
         let tests = submission["tests"].as_array().expect("a list");
-        assert_eq!(tests.len(), 14);
+        assert_eq!(tests.len(), 17);
         tests.iter().for_each(check);
         assert!(tests.iter().all(|test| test["status"] == "FAIL"));
         assert!(submission.to_string().len() < 1 << 19);
