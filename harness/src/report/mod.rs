@@ -156,7 +156,8 @@ pub fn summary(results: &Results, dir: &Path) -> String {
             head.push_str(" (as the plan expects)");
         }
         line(head);
-        line(format!("          {}", test.reason));
+        // What a guest says must not stand where we speak.
+        line(format!("          {}", test.reason.replace('\n', "\n          ")));
         for event in &test.kernel_events {
             line(format!("          console.log:{}: {}", event.line, event.title));
             for frame in event.trace.iter().take(FRAMES) {
