@@ -87,7 +87,7 @@ pub struct RunArgs {
 
     /// Judge the kernel without the last series and with each patch of it more,
     /// one after the other, and show what each patch changes
-    #[arg(long, conflicts_with_all = ["first", "perfetto", "until"])]
+    #[arg(long, conflicts_with_all = ["first", "kcidb", "perfetto", "until"])]
     pub each: bool,
 
     /// The profile of the kernel's configuration [default: default]
@@ -175,6 +175,14 @@ pub struct RunArgs {
     /// Also write the results here as KTAP
     #[arg(long, value_name = "PATH")]
     pub ktap: Option<PathBuf>,
+
+    /// Also write a submission to KCIDB here, for the CI system --kcidb-origin
+    #[arg(long, value_name = "PATH")]
+    pub kcidb: Option<PathBuf>,
+
+    /// The name of the CI system that submits to KCIDB
+    #[arg(long, value_name = "NAME")]
+    pub kcidb_origin: Option<String>,
 
     /// Also write the notifier traces here, as Chrome trace events for
     /// https://ui.perfetto.dev
@@ -289,6 +297,14 @@ pub struct JudgeArgs {
     /// Also write the results here as KTAP
     #[arg(long, value_name = "PATH")]
     pub ktap: Option<PathBuf>,
+
+    /// Also write a submission to KCIDB here, for the CI system --kcidb-origin
+    #[arg(long, value_name = "PATH")]
+    pub kcidb: Option<PathBuf>,
+
+    /// The name of the CI system that submits to KCIDB
+    #[arg(long, value_name = "NAME")]
+    pub kcidb_origin: Option<String>,
 }
 
 /// Options of `show`.
@@ -486,6 +502,8 @@ impl RunArgs {
             json: self.json.clone(),
             junit: self.junit.clone(),
             ktap: self.ktap.clone(),
+            kcidb: self.kcidb.clone(),
+            kcidb_origin: self.kcidb_origin.clone(),
             perfetto: self.perfetto.clone(),
             expect: None,
         }

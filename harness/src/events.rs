@@ -32,6 +32,11 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The run began.
+    Began {
+        /// When, by the clock of the machine, as RFC 3339 writes it.
+        at: String,
+    },
     /// A stage began.
     StageStarted {
         /// Which.

@@ -42,6 +42,7 @@ pub mod packages;
 pub mod proc;
 pub mod progress;
 pub mod rundir;
+pub mod runner;
 pub mod snapshot;
 pub mod stop;
 pub mod store;

@@ -8,6 +8,7 @@ use hmm_protocol::wire::{GuestMessage, Outcome};
 
 use crate::events::{Event, VmEnd};
 use crate::run::describe;
+use crate::runner::{Harmless, harmless};
 
 /// Turns events into lines.
 #[derive(Debug, Default)]
@@ -42,7 +43,8 @@ impl Progress {
             Event::VmEnded { end, .. } => {
                 Some(format!("run      the VM is over: {}", describe(end)))
             }
-            Event::StageStarted { .. }
+            Event::Began { .. }
+            | Event::StageStarted { .. }
             | Event::Kernel(_)
             | Event::Machine(_)
             | Event::Layout(_)
@@ -83,7 +85,7 @@ impl Progress {
 
 /// Says something on standard error. Nobody listening is no reason to stop.
 pub fn say(words: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{words}");
+    let _ = writeln!(std::io::stderr(), "{}", harmless(&words.to_string()));
 }
 
 /// What is said when standard output takes no more.
@@ -95,7 +97,7 @@ pub const UNWRITTEN: &str = "cannot write to standard output";
 /// When there is no room for it.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(harmless(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(error).context(UNWRITTEN)
         }
@@ -110,7 +112,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 /// That of `give`, or when there is no room for what it writes.
 pub fn stream(give: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout());
-    let given = give(&mut out).and_then(|()| out.flush().context(UNWRITTEN));
+    let mut lines = Harmless::new(&mut out);
+    let given = give(&mut lines).and_then(|()| lines.flush().context(UNWRITTEN));
     let broken = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
@@ -132,9 +135,20 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// Text from the guest, fit for a terminal.
+/// Text from the guest, fit for a terminal and for every format: without control
+/// characters but newlines, without what makes text look like other text, and
+/// without what XML cannot hold.
 pub fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+    text.chars().filter(|c| !(c.is_control() || is_unseen(*c)) || *c == '\n').collect()
+}
+
+/// Whether a character is not seen itself, but turns the direction of others, hides
+/// between them or breaks their line; or is none at all, as U+FFFE and U+FFFF.
+fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -168,6 +182,8 @@ mod tests {
 
     #[test]
     fn what_the_guest_says_cannot_drive_a_terminal() {
-        assert_eq!(clean("a\u{1b}[2Jb\rc\nd"), "a[2Jbc\nd");
+        assert_eq!(clean("a\u{1b}[2Jb\rc\nd\u{9b}31m"), "a[2Jbc\nd31m");
+        assert_eq!(clean("a\u{202e}b\u{2066}c\u{200b}d\u{2028}e\u{ffff}f\u{fffe}"), "abcdef");
+        assert_eq!(clean("größe 本 \u{fffd}"), "größe 本 \u{fffd}");
     }
 }

@@ -17,8 +17,11 @@ use crate::store::xdg;
 /// The name of the link to the newest run.
 const LATEST: &str = "latest";
 
+/// What happened in a run.
+pub const EVENTS: &str = "events.jsonl";
+
 /// What makes a directory a run of ours.
-const MARK: &str = "events.jsonl";
+const MARK: &str = EVENTS;
 
 /// The directory under which runs are kept: `HMM_HARNESS_RUNS`, else
 /// `target/hmm/runs` in our own checkout, else the XDG state directory.

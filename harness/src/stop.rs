@@ -113,6 +113,14 @@ impl Stop {
         Stop::Usage { problems: vec![problem] }
     }
 
+    /// The stage that could not be done, if it is known.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Stop::Kernel(fault) | Stop::Machine(fault) => fault.stage,
+            Stop::Usage { .. } | Stop::Interrupted => None,
+        }
+    }
+
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::candidates::{Candidate, Candidates, Judged};
+use super::github;
 use super::run_kernel_tests::{Permissions, Prepared, resolve, wishes};
 use crate::cli::RunArgs;
 use crate::collect::Evidence;
@@ -38,6 +39,7 @@ pub(super) async fn run(
         ("--first", wishes.first.is_some()),
         ("--until", wishes.until.is_some()),
         ("--perfetto", wishes.perfetto.is_some()),
+        ("--kcidb", wishes.kcidb.is_some()),
     ] {
         if asked {
             problems.push(Problem::new(option, "it does not go with --each"));
@@ -105,6 +107,7 @@ pub(super) async fn run(
             results.reason = Some(bad.join("; "));
         }
         (results.exit_code, results.outcome) = (code, outcome_of(code));
+        github::tell(&results, &dir);
         if let Err(error) = write(&prepared, &dir, &results) {
             // What stopped us before weighs more.
             return Err(stopped.unwrap_or_else(|| error.into()));
@@ -124,7 +127,7 @@ fn unjudged(prepared: &Prepared, stop: &Stop) -> Results {
 
 fn write(prepared: &Prepared, dir: &Path, results: &Results) -> anyhow::Result<()> {
     report::write(results, dir)?;
-    report::write_copies(results, prepared.copies())
+    report::write_copies(results, dir, prepared.copies())
 }
 
 /// A line of the table, whose last two cells may have several.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::check_copies;
+use super::{check_copies, kcidb};
 use crate::cli::JudgeArgs;
 use crate::progress::{print, say};
 use crate::report::Copies;
@@ -27,8 +27,14 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
         return Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
     }
     let to = |path: &Option<PathBuf>| path.as_ref().map(|path| cwd.join(path));
-    let copies = Copies { json: to(&args.json), junit: to(&args.junit), ktap: to(&args.ktap) };
-    let problems = check_copies(&copies, Some(&dir));
+    let mut problems = Vec::new();
+    let copies = Copies {
+        json: to(&args.json),
+        junit: to(&args.junit),
+        ktap: to(&args.ktap),
+        kcidb: kcidb(to(&args.kcidb), args.kcidb_origin.as_deref(), &mut problems),
+    };
+    problems.extend(check_copies(&copies, Some(&dir)));
     if !problems.is_empty() {
         return Err(Stop::Usage { problems });
     }
@@ -41,7 +47,7 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     if let Err(error) = report::write(&results, &dir) {
         say(format_args!("note     {error:#}"));
     }
-    let copied = report::write_copies(&results, &copies);
+    let copied = report::write_copies(&results, &dir, &copies);
     print(&report::summary(&results, &dir)).and(copied)?;
     Ok(results.exit_code)
 }

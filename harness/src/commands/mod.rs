@@ -10,6 +10,7 @@ pub mod check;
 pub mod compare;
 pub mod doctor;
 mod each;
+mod github;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;
@@ -25,7 +26,7 @@ use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, say};
-use crate::report::{self, Copies};
+use crate::report::{self, Copies, Kcidb};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 
@@ -69,19 +70,46 @@ pub fn cwd() -> Result<PathBuf, Stop> {
     Ok(std::env::current_dir().context("the current directory")?)
 }
 
+/// A submission to KCIDB, if one is wanted: its path and whose it is belong together.
+fn kcidb(
+    path: Option<PathBuf>,
+    origin: Option<&str>,
+    problems: &mut Vec<Problem>,
+) -> Option<Kcidb> {
+    let (at, what) = match (&path, origin) {
+        (None, None) => return None,
+        (Some(_), Some(origin)) if report::is_origin(origin) => {
+            return path.map(|path| Kcidb { path, origin: origin.to_owned() });
+        }
+        (Some(_), Some(origin)) => {
+            let what = format!("{origin:?} is no origin: only a-z, 0-9 and _ may be in it");
+            ("--kcidb-origin", what)
+        }
+        (Some(_), None) => ("--kcidb", "it needs --kcidb-origin".to_owned()),
+        (None, Some(_)) => ("--kcidb-origin", "it needs --kcidb".to_owned()),
+    };
+    let hint = "--kcidb PATH --kcidb-origin NAME, the name of the CI system that submits";
+    problems.push(Problem::new(at, what).hint(hint));
+    None
+}
+
 /// What speaks against copies of a judgement, as far as it shows before there is one:
 /// with each other, and with the run directory if it is known.
 fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
     let all = [
-        ("--json", report::RESULTS, &copies.json),
-        ("--junit", report::JUNIT, &copies.junit),
-        ("--ktap", report::KTAP, &copies.ktap),
+        ("--json", Some(report::RESULTS), &copies.json),
+        ("--junit", Some(report::JUNIT), &copies.junit),
+        ("--ktap", Some(report::KTAP), &copies.ktap),
+        ("--kcidb", None, &copies.kcidb.as_ref().map(|kcidb| kcidb.path.clone())),
     ];
     let mut problems = Vec::new();
     for (n, (at, own, path)) in all.iter().enumerate() {
         let Some(path) = path else { continue };
         problems.extend(check_writable(at, path));
-        problems.extend(dir.and_then(|dir| rundir::check_copy(at, own, path, dir)));
+        problems.extend(dir.and_then(|dir| match own {
+            Some(own) => rundir::check_copy(at, own, path, dir),
+            None => rundir::check_beside(at, path, dir),
+        }));
         if let Some((other, ..)) = all[..n].iter().find(|(.., other)| other.as_ref() == Some(path))
         {
             problems.push(Problem::new(*at, format!("it is the same file as that of {other}")));

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_copies, check_writable, each, read_baseline, show};
+use super::{check_copies, check_writable, each, github, kcidb, read_baseline, show};
 use crate::baseline::Baseline;
 use crate::build::Kernel;
 use crate::cli::RunArgs;
@@ -70,6 +70,7 @@ pub async fn run(session: &Session, args: &RunArgs) -> Result<u8, Stop> {
     if let Err(error) = print(&report::summary(&results, &dir)) {
         say(format_args!("{error:#}"));
     }
+    github::tell(&results, &dir);
     Ok(results.exit_code)
 }
 
@@ -167,6 +168,7 @@ pub(super) fn resolve(
         json: wishes.json.clone(),
         junit: wishes.junit.clone(),
         ktap: wishes.ktap.clone(),
+        kcidb: kcidb(wishes.kcidb.clone(), wishes.kcidb_origin.as_deref(), &mut problems),
     };
     problems.extend(out.as_deref().and_then(rundir::check_out));
     problems.extend(check_copies(&copies, out.as_deref()));
@@ -174,7 +176,12 @@ pub(super) fn resolve(
     if let (Some(perfetto), Some(out)) = (&perfetto, &out) {
         problems.extend(rundir::check_beside("--perfetto", perfetto, out));
     }
-    let others = [("--json", &copies.json), ("--junit", &copies.junit), ("--ktap", &copies.ktap)];
+    let others = [
+        ("--json", &copies.json),
+        ("--junit", &copies.junit),
+        ("--ktap", &copies.ktap),
+        ("--kcidb", &wishes.kcidb),
+    ];
     for (other, _) in others.iter().filter(|(_, path)| perfetto.is_some() && **path == perfetto) {
         let what = format!("it is the same file as that of {other}");
         problems.push(Problem::new("--perfetto", what));
@@ -253,6 +260,8 @@ pub async fn carry_out(
     let Session { log, interrupt } = session;
     let (dir, _held) = rundir::create(prepared.out.as_deref(), cwd)?;
     log.record_in(&dir)?;
+    let now = humantime::format_rfc3339_seconds(SystemTime::now());
+    log.emit(Event::Began { at: now.to_string() });
     // A bug of ours must not leave a run without results.
     let ended = AssertUnwindSafe(stages(session, prepared, permissions, &dir))
         .catch_unwind()
@@ -284,7 +293,7 @@ pub async fn carry_out(
     let mut results = judge::judge(&evidence);
     let own = report::write(&results, &dir);
     // They may lie on different disks, of which one is full.
-    let copy = report::write_copies(&results, &prepared.copies);
+    let copy = report::write_copies(&results, &dir, &prepared.copies);
     let words = evidence.unwritten().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)));
     let traces = prepared.perfetto.as_ref().map_or(Ok(()), |path| {
         let tests: Vec<&str> = results.tests.iter().map(|test| test.id.as_str()).collect();
@@ -322,6 +331,7 @@ async fn stages(
     let stage = Timed::start(ctx, Stage::Source);
     let tree = source::fetch(ctx, &prepared.source, permissions.refresh).await?;
     info.source.clone_from(&tree.described);
+    info.source_commit.clone_from(&tree.commit);
     info.source_tree = tree.tree.to_string();
     info.tree = tree.tree.to_string();
     ctx.log.emit(Event::Kernel(info.clone()));

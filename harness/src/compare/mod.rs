@@ -16,10 +16,13 @@ use crate::judge::{KernelEvent, Results, Verdict};
 use crate::trace::diff::{Chunk, diff};
 use crate::trace::{Sent, otherwise};
 
-pub use tell::{Format, Words, against_baseline, name, tell};
+pub use tell::{Format, Words, against_baseline, against_baseline_in_markdown, name, tell};
 
 /// The name of the form that a comparison has as JSON.
 const SCHEMA: &str = "hmm-harness/comparison/1";
+
+/// How many tests of a change are named before the rest is counted.
+const NAMED: usize = 6;
 
 /// How much of a failure's reason is told, and of what differs in a trace.
 const REASON: usize = 6;
@@ -388,6 +391,18 @@ impl Change {
 
     fn with(self, evidence: Vec<String>) -> Change {
         Change { evidence, ..self }
+    }
+
+    /// The tests that show it, in a few words.
+    pub fn shown_by(&self) -> String {
+        match self.tests.as_slice() {
+            [] => "outside any test".to_owned(),
+            tests => {
+                let named = tests[..tests.len().min(NAMED)].join(", ");
+                let rest = tests.len().saturating_sub(NAMED);
+                if rest == 0 { named } else { format!("{named} and {rest} more") }
+            }
+        }
     }
 
     /// What it is, without the tests that show it: `to-device: CLEAR -> MIGRATE`.

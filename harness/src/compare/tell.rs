@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{About, Change, Comparison, Given};
 use crate::judge::Results;
-use crate::progress::clean;
+use crate::report::{code, line};
 
 /// As what it is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,9 +23,6 @@ pub enum Format {
 
 /// How many columns a mail has.
 const COLUMNS: usize = 72;
-
-/// How many tests of a change are named before the rest is counted.
-const NAMED: usize = 6;
 
 /// Something to say, and what shows it.
 struct Item {
@@ -71,11 +68,18 @@ pub fn against_baseline(found: &Comparison) -> String {
     let mut text = String::new();
     let sections = sections(found);
     for (title, items) in sections.iter().filter(|(title, _)| *title != OTHER) {
-        line(&mut text, format_args!("{title}, held against the baseline:"));
+        put(&mut text, format_args!("{title}, held against the baseline:"));
         indented(&mut text, items);
     }
-    line(&mut text, format_args!("against the baseline: {}", counts(found)));
+    put(&mut text, format_args!("against the baseline: {}", counts(found)));
     text
+}
+
+/// The same in Markdown.
+pub fn against_baseline_in_markdown(found: &Comparison) -> String {
+    let sections = sections(found);
+    let told: Sections = sections.into_iter().filter(|(title, _)| *title != OTHER).collect();
+    markdown("held against the baseline", &told, &counts(found))
 }
 
 /// What a run is called, in a few words.
@@ -124,15 +128,8 @@ fn items(changes: &[Change]) -> Vec<Item> {
 }
 
 fn item(change: &Change) -> Item {
-    let Change { tests, about, after, evidence, .. } = change;
-    let all = match tests.len() {
-        0 => "outside any test".to_owned(),
-        n => {
-            let named = tests[..n.min(NAMED)].join(", ");
-            let rest = n.saturating_sub(NAMED);
-            if rest == 0 { named } else { format!("{named} and {rest} more") }
-        }
-    };
+    let Change { about, after, evidence, .. } = change;
+    let all = change.shown_by();
     let what = change.in_a_line();
     // What the kernel sends or says is the news; which tests show it comes behind.
     let (head, first) = match about {
@@ -140,45 +137,42 @@ fn item(change: &Change) -> Item {
         About::Console => (format!("console: {what}"), Some(format!("in {all}"))),
         _ => (format!("{all}: {what}"), None),
     };
-    let told = |line: &&String| *about != About::Failure || *line != after;
+    let told = |words: &&String| *about != About::Failure || *words != after;
     let lines = first.into_iter().chain(evidence.iter().filter(told).cloned());
-    let one = |text: String| clean(&text).replace('\n', " ");
-    Item { head: one(head), lines: lines.map(one).collect() }
+    Item { head: line(&head), lines: lines.map(|text| line(&text)).collect() }
 }
 
 fn given(given: &Given) -> Item {
     let or_none = |text: &String| if text.is_empty() { "none".to_owned() } else { text.clone() };
     let (before, after) = (or_none(&given.before), or_none(&given.after));
-    let head = clean(&format!("{}: {before} -> {after}", given.what)).replace('\n', " ");
+    let head = line(&format!("{}: {before} -> {after}", given.what));
     Item { head, lines: Vec::new() }
 }
 
 fn plain(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
     let mut text = format!("{head}\n");
     for (title, items) in sections {
-        line(&mut text, format_args!("{title}:"));
+        put(&mut text, format_args!("{title}:"));
         indented(&mut text, items);
     }
-    line(&mut text, format_args!("{counts}"));
+    put(&mut text, format_args!("{counts}"));
     text
 }
 
 fn indented(text: &mut String, items: &[Item]) {
     for Item { head, lines } in items {
-        line(text, format_args!("  {head}"));
-        lines.iter().for_each(|more| line(text, format_args!("      {more}")));
+        put(text, format_args!("  {head}"));
+        lines.iter().for_each(|more| put(text, format_args!("      {more}")));
     }
 }
 
 fn markdown(head: &str, sections: &[(&str, Vec<Item>)], counts: &str) -> String {
-    // A code span takes everything but what ends it.
-    let code = |text: &str| format!("`{}`", text.replace('`', "'"));
     let mut text = format!("**{counts}**: {}\n", code(head));
     for (title, items) in sections {
-        line(&mut text, format_args!("\n### {title}\n"));
+        put(&mut text, format_args!("\n### {title}\n"));
         for Item { head, lines } in items {
-            line(&mut text, format_args!("- {}", code(head)));
-            lines.iter().for_each(|more| line(&mut text, format_args!("  - {}", code(more))));
+            put(&mut text, format_args!("- {}", code(head)));
+            lines.iter().for_each(|more| put(&mut text, format_args!("  - {}", code(more))));
         }
     }
     text
@@ -188,20 +182,20 @@ fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, words: &Words)
     let mut text = String::new();
     fold(&mut text, "", &format!("I ran {head}: {counts}."));
     for (title, items) in sections {
-        line(&mut text, format_args!("\n{title}:"));
+        put(&mut text, format_args!("\n{title}:"));
         for Item { head, lines } in items {
             fold(&mut text, "- ", head);
             lines.iter().for_each(|more| fold(&mut text, "    ", more));
         }
     }
     if !words.tested.is_empty() {
-        line(&mut text, format_args!("\ntested:"));
-        words.tested.iter().for_each(|more| fold(&mut text, "- ", &clean(more)));
+        put(&mut text, format_args!("\ntested:"));
+        words.tested.iter().for_each(|more| fold(&mut text, "- ", &line(more)));
     }
     if !words.again.is_empty() {
-        line(&mut text, format_args!("\nto see it again:"));
+        put(&mut text, format_args!("\nto see it again:"));
         // A command is to be pasted, so it stays on its line.
-        words.again.iter().for_each(|command| line(&mut text, format_args!("    {command}")));
+        words.again.iter().for_each(|command| put(&mut text, format_args!("    {command}")));
     }
     text
 }
@@ -212,7 +206,7 @@ fn fold(text: &mut String, indent: &str, words: &str) {
     let mut empty = true;
     for word in words.split(' ') {
         if !empty && row.chars().count() + 1 + word.chars().count() > COLUMNS {
-            line(text, format_args!("{row}"));
+            put(text, format_args!("{row}"));
             row = " ".repeat(indent.len());
             empty = true;
         }
@@ -222,17 +216,17 @@ fn fold(text: &mut String, indent: &str, words: &str) {
         row.push_str(word);
         empty = false;
     }
-    line(text, format_args!("{row}"));
+    put(text, format_args!("{row}"));
 }
 
-fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
+fn put(text: &mut String, words: std::fmt::Arguments<'_>) {
     writeln!(text, "{words}").expect("writing to a string");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::run;
+    use crate::report::tests::{hostile_texts, run};
 
     fn found() -> Comparison {
         let change = |about, before: &str, after: &str, evidence: &[&str]| Change {
@@ -297,9 +291,33 @@ mod tests {
             let text = told(format);
             assert!(!text.contains('\u{1b}') && !text.contains("\n- #"), "{text}");
         }
-        assert!(told(Format::Markdown).contains("- `console: WARNING: 'rm' [31m - # <b>`\n"));
+        assert!(told(Format::Markdown).contains("- ``console: WARNING: `rm` [31m - # <b>``\n"));
         let json: serde_json::Value = serde_json::from_str(&told(Format::Json)).expect("JSON");
         assert_eq!(json["worse"][1]["about"], "console");
+    }
+
+    #[test]
+    fn what_a_guest_says_has_one_line_in_every_format() {
+        let mut found = found();
+        found.worse.truncate(1);
+        found.worse[0].about = About::Failure;
+        for text in hostile_texts() {
+            found.worse[0].after.clone_from(&text);
+            found.worse[0].evidence = vec![format!("seen: {text}")];
+            let words = Words::default();
+            for (format, start) in
+                [(Format::Text, "      "), (Format::Markdown, "  - `"), (Format::Mail, "    ")]
+            {
+                let told = tell(&found, &words, format).expect("plain data");
+                assert!(
+                    !told.contains(['\u{1b}', '\r', '\u{85}', '\u{2028}', '\u{202e}', '\u{ffff}'])
+                );
+                let line = told.lines().find(|line| line.starts_with(start));
+                assert!(line.is_some(), "{told}");
+                let other = |line: &str| line.starts_with("ok ") || line.starts_with("::");
+                assert!(!told.lines().any(other), "{told}");
+            }
+        }
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl History {
         for record in &evidence.records {
             history.timing.total_ms = record.t_ms;
             match &record.event {
+                Event::Began { at } => history.timing.began = Some(at.clone()),
                 Event::StageFinished { stage, ms, reused, .. } => {
                     let spent = if *reused { 0 } else { *ms };
                     match stage {

@@ -41,6 +41,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         outcome: RunOutcome::AsExpected,
         exit_code: stop::AS_EXPECTED,
         reason: None,
+        stopped_at: history.stop.as_ref().and_then(Stop::stage).map(|stage| stage.to_string()),
         summary: summary(&tests),
         kernel: history.kernel.clone(),
         machine: history.machine.clone(),

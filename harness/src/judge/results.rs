@@ -24,6 +24,9 @@ pub struct Results {
     pub exit_code: u8,
     /// Why there is no judgement, or nothing.
     pub reason: Option<String>,
+    /// The stage that could not be done, if one could not.
+    #[serde(default)]
+    pub stopped_at: Option<String>,
     /// What was under test.
     pub kernel: KernelInfo,
     /// What it ran on.
@@ -68,6 +71,10 @@ pub struct KernelInfo {
     pub release: String,
     /// The source as it was asked for, versions resolved.
     pub source: String,
+    /// The commit that the source is, in full, without the series; nothing for what
+    /// is no commit.
+    #[serde(default)]
+    pub source_commit: Option<String>,
     /// The tree of the source, without the series.
     #[serde(default)]
     pub source_tree: String,
@@ -95,6 +102,9 @@ pub struct AppliedPatch {
     pub subject: String,
     /// The commit that it became, in the store.
     pub commit: String,
+    /// SHA-256 of the diff that was given to `git apply`.
+    #[serde(default)]
+    pub diff_sha256: String,
 }
 
 /// The machine that the kernel ran on.
@@ -121,6 +131,9 @@ pub struct MachineInfo {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Timing {
+    /// When the run began, by the clock of the machine, as RFC 3339 writes it.
+    #[serde(default)]
+    pub began: Option<String>,
     /// Fetching and importing the source.
     pub source_ms: u64,
     /// Building the kernel.
@@ -369,6 +382,7 @@ mod tests {
             outcome: RunOutcome::NotAsExpected,
             exit_code: 1,
             reason: None,
+            stopped_at: None,
             kernel: KernelInfo::default(),
             machine: MachineInfo::default(),
             timing: Timing::default(),

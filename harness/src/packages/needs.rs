@@ -34,6 +34,14 @@ pub struct Missing {
     pub need: Need,
 }
 
+/// What `check` needs besides, for programs of others that read its results.
+pub const VENV: Need = Need {
+    name: "python3 with venv",
+    look: Look::Path,
+    package: "python3-venv",
+    purpose: "others read the results",
+};
+
 /// Everything the machine must have. What every Debian has in any case (a
 /// shell, sed, awk, find, cmp, tar, perl-base) is not listed. A kernel of our
 /// profiles needs no cpio, kmod, python, rsync and no headers of OpenSSL.

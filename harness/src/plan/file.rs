@@ -75,6 +75,8 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
         json: reader.take::<PathBuf>("json").map(|p| base.join(p)),
         junit: reader.take::<PathBuf>("junit").map(|p| base.join(p)),
         ktap: reader.take::<PathBuf>("ktap").map(|p| base.join(p)),
+        kcidb: reader.take::<PathBuf>("kcidb").map(|p| base.join(p)),
+        kcidb_origin: reader.take("kcidb_origin"),
         perfetto: reader.take::<PathBuf>("perfetto").map(|p| base.join(p)),
         expect: reader.take::<Expect>("expect"),
     };
@@ -98,7 +100,7 @@ pub fn read(path: &Path, text: &str, cwd: &Path, problems: &mut Vec<Problem>) ->
 /// The keys a plan may have, for the message about one that it may not.
 const KEYS: &str = "kernel, series, first, profile, rootfs, filter, test, tests, device, timeout, \
                     seed, isolate, jobs, repeat, retry, accel, no_snapshot, trace, until, \
-                    baseline, allow, out, json, junit, ktap, perfetto, expect";
+                    baseline, allow, out, json, junit, ktap, kcidb, kcidb_origin, perfetto, expect";
 
 struct Reader<'a> {
     name: String,

@@ -92,6 +92,10 @@ pub struct Wishes {
     pub junit: Option<PathBuf>,
     /// `--ktap`.
     pub ktap: Option<PathBuf>,
+    /// `--kcidb`.
+    pub kcidb: Option<PathBuf>,
+    /// `--kcidb-origin`.
+    pub kcidb_origin: Option<String>,
     /// `--perfetto`.
     pub perfetto: Option<PathBuf>,
     /// A plan's `expect`.
@@ -303,6 +307,8 @@ impl Wishes {
             json: self.json.map(|p| cwd.join(p)).or(other.json),
             junit: self.junit.map(|p| cwd.join(p)).or(other.junit),
             ktap: self.ktap.map(|p| cwd.join(p)).or(other.ktap),
+            kcidb: self.kcidb.map(|p| cwd.join(p)).or(other.kcidb),
+            kcidb_origin: self.kcidb_origin.or(other.kcidb_origin),
             perfetto: self.perfetto.map(|p| cwd.join(p)).or(other.perfetto),
             expect: self.expect.or(other.expect),
         }

@@ -113,15 +113,24 @@ fn of_test(test: &TestResult) -> Case {
     }
 }
 
-fn complaint(event: &KernelEvent) -> Vec<String> {
+pub(super) fn complaint(event: &KernelEvent) -> Vec<String> {
     let head = format!("console.log:{}: {}", event.line, event.title);
     let frames = event.trace.iter().map(|frame| format!("    {frame}"));
     std::iter::once(head).chain(frames).map(|text| line(&text)).collect()
 }
 
-/// Text of which some may be the guest's, as one line without control characters.
-fn line(text: &str) -> String {
-    clean(text).replace('\n', " ")
+/// How many characters of a line are told.
+const LINE: usize = 2_000;
+
+/// Text of which some may be the guest's, as one line of a bounded length without
+/// control characters.
+pub(crate) fn line(text: &str) -> String {
+    let mut line = clean(text).replace('\n', " ");
+    if let Some((end, _)) = line.char_indices().nth(LINE) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -137,6 +146,7 @@ pub(crate) mod tests {
             outcome: RunOutcome::AsExpected,
             exit_code: 0,
             reason: None,
+            stopped_at: None,
             kernel: KernelInfo { release: "6.12.1".into(), ..KernelInfo::default() },
             machine: MachineInfo::default(),
             timing: Timing::default(),
@@ -176,6 +186,43 @@ pub(crate) mod tests {
         tests[6].reason = "because".into();
         let (outcome, exit_code) = (RunOutcome::NotAsExpected, 1);
         Results { outcome, exit_code, kernel_events: vec![complaint], ..run(tests) }
+    }
+
+    /// What a guest may say to be taken for something else.
+    pub(crate) fn hostile_texts() -> Vec<String> {
+        serde_json::from_str(include_str!("../../../ci/consumers/hostile.json")).expect("a list")
+    }
+
+    /// A red run whose every text is the guest's.
+    pub(crate) fn hostile() -> Results {
+        let mut texts = hostile_texts();
+        texts.push("`|x".repeat(400_000));
+        let texts = texts.iter().map(String::as_str);
+        let event = |text: &str| KernelEvent {
+            id: "warn".into(),
+            class: "warn".into(),
+            title: text.into(),
+            line: 1,
+            trace: vec![text.into()],
+        };
+        let test = |text: &str| {
+            let mut test = result("hmm.migrate.private", Verdict::Crashed);
+            test.reason = text.into();
+            test.kernel_events = vec![event(text)];
+            let violation = Violation { rule: text.into(), step: text.into(), text: text.into() };
+            test.trace.violations = vec![violation];
+            test
+        };
+        let tests: Vec<TestResult> = texts.clone().map(test).collect();
+        let mut known = tests[2].clone();
+        known.as_expected = true;
+        known.known_issue = Some("one".into());
+        let mut results = run(tests);
+        results.tests.push(known);
+        results.kernel_events = texts.map(event).collect();
+        results.kernel.release = hostile_texts()[3].clone();
+        (results.outcome, results.exit_code) = (RunOutcome::NotAsExpected, 1);
+        results
     }
 
     #[test]

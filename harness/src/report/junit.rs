@@ -60,7 +60,19 @@ fn case(case: &Case) -> TestCase {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::cases::tests::colourful;
+    use crate::report::cases::tests::{colourful, hostile};
+
+    #[test]
+    fn what_the_guest_says_is_text_that_xml_can_hold() {
+        let xml = text(&hostile()).expect("XML");
+        let report = Report::deserialize_from_str(&xml).expect("it is what was written");
+        assert_eq!(report.test_suites[0].tests, 17);
+        let allowed =
+            |c: char| c == '\n' || !(c.is_control() || "\u{fffe}\u{ffff}\u{202e}".contains(c));
+        assert!(xml.chars().all(allowed));
+        assert!(xml.contains("]]&gt;") && !xml.contains("<script>"), "{xml}");
+        assert!(xml.len() < 1 << 18, "{}", xml.len());
+    }
 
     #[test]
     fn whatever_the_kernel_says_it_is_xml_and_says_the_same() {

@@ -13,7 +13,7 @@ pub(super) fn text(results: &Results) -> String {
     let mut text = format!("KTAP version 1\n1..{}\n", cases.len());
     for (n, case) in cases.iter().enumerate() {
         for line in &case.details {
-            writeln!(text, "# {line}").expect("writing to a string");
+            writeln!(text, "{}", diagnostic(line)).expect("writing to a string");
         }
         writeln!(text, "{}", result(n + 1, case)).expect("writing to a string");
     }
@@ -26,21 +26,60 @@ fn result(number: usize, case: &Case) -> String {
     let Case { id, state, .. } = case;
     match state {
         State::Passed => format!("ok {number} {id}"),
-        State::Excused(why) => format!("ok {number} {id} # XFAIL {why}"),
-        State::Failed { why, .. } => format!("# {why}\nnot ok {number} {id}"),
+        State::Excused(why) => format!("ok {number} {id} # XFAIL {}", plain(why)),
+        State::Failed { why, .. } => format!("{}\nnot ok {number} {id}", diagnostic(why)),
         State::Broken { verdict: "timed_out", why } => {
-            format!("# {why}\nnot ok {number} {id} # TIMEOUT")
+            format!("{}\nnot ok {number} {id} # TIMEOUT", diagnostic(why))
         }
         State::Broken { verdict, why } => {
-            format!("# {why}\nnot ok {number} {id} # ERROR {verdict}")
+            format!("{}\nnot ok {number} {id} # ERROR {verdict}", diagnostic(why))
         }
     }
+}
+
+/// What kunit.py takes for the head of a test, and for the end of all output wherever
+/// it stands (tools/testing/kunit/kunit_parser.py).
+const TAKEN: [&str; 4] = [
+    "Subtest: ",
+    "List of all partitions:",
+    "Kernel panic - not syncing: VFS:",
+    "reboot: System halted",
+];
+
+/// A line that is no result and nothing else. What would be taken for more has its
+/// blanks doubled.
+fn diagnostic(line: &str) -> String {
+    let blanks = |text: String, taken: &&str| text.replace(*taken, &taken.replace(' ', "  "));
+    let head = if line.starts_with(TAKEN[0]) { "#  " } else { "# " };
+    format!("{head}{}", TAKEN[1..].iter().fold(line.to_owned(), blanks))
+}
+
+/// What stands behind a directive: a second one in it would be read as well.
+fn plain(why: &str) -> String {
+    diagnostic(why).replace('#', "").trim_start().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::cases::tests::colourful;
+    use crate::report::cases::tests::{colourful, hostile};
+
+    #[test]
+    fn what_the_guest_says_is_no_line_and_no_directive() {
+        let text = text(&hostile());
+        let mut lines = text.lines();
+        assert_eq!((lines.next(), lines.next()), (Some("KTAP version 1"), Some("1..17")));
+        for line in lines {
+            let is_result = line.starts_with("ok ") || line.starts_with("not ok ");
+            assert!(is_result || line.starts_with("# "), "{line}");
+            assert!(!is_result || line.matches('#').count() <= 1, "{line}");
+            assert!(!is_result || !line.contains("# SKIP"), "{line}");
+            assert!(!line.starts_with("# Subtest"), "{line}");
+            assert!(!TAKEN[1..].iter().any(|taken| line.contains(taken)), "{line}");
+        }
+        assert!(!text.contains(['\u{1b}', '\r', '\u{85}', '\u{2028}', '\u{202e}']));
+        assert!(text.len() < 1 << 18, "{}", text.len());
+    }
 
     #[test]
     fn every_case_has_one_line_and_what_is_said_of_it_is_no_result() {

@@ -4,7 +4,9 @@
 mod cases;
 #[cfg(test)]
 pub(crate) use cases::tests;
+mod github;
 mod junit;
+mod kcidb;
 mod ktap;
 
 use std::fmt::Write as _;
@@ -18,6 +20,12 @@ use crate::compare;
 use crate::judge::{Results, RunOutcome, TestResult, Verdict};
 use crate::proc::quote;
 use crate::progress::{clean, seconds};
+use crate::rundir;
+use crate::store::digest_of;
+
+pub(crate) use cases::line;
+pub(crate) use github::{annotations, code, step_summary};
+pub(crate) use kcidb::is_origin;
 
 /// How much of a call trace the summary shows.
 const FRAMES: usize = 4;
@@ -55,6 +63,17 @@ pub struct Copies {
     pub junit: Option<PathBuf>,
     /// As KTAP.
     pub ktap: Option<PathBuf>,
+    /// As a submission to KCIDB.
+    pub kcidb: Option<Kcidb>,
+}
+
+/// A submission to KCIDB, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kcidb {
+    /// The file.
+    pub path: PathBuf,
+    /// The name of the CI system that submits it, as [`is_origin`] allows it.
+    pub origin: String,
 }
 
 /// Writes `results.json` into `dir`, whole or not at all, and the same in other
@@ -71,21 +90,39 @@ pub fn write(results: &Results, dir: &Path) -> Result<()> {
         .inspect_err(|_| drop(fs::remove_file(&draft)))
         .with_context(|| format!("cannot write {}", path.display()))?;
     let (junit, ktap) = (Some(dir.join(JUNIT)), Some(dir.join(KTAP)));
-    write_copies(results, &Copies { json: None, junit, ktap })
+    write_copies(results, dir, &Copies { junit, ktap, ..Copies::default() })
 }
 
-/// Writes a judgement where else it is wanted.
+/// Writes the judgement of the run in `dir` where else it is wanted.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_copies(results: &Results, to: &Copies) -> Result<()> {
+pub fn write_copies(results: &Results, dir: &Path, to: &Copies) -> Result<()> {
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| {
         let Some(path) = path else { return Ok(()) };
         fs::write(path, text()?).with_context(|| format!("cannot write {}", path.display()))
     };
     write(&to.json, &|| json(results))?;
     write(&to.junit, &|| junit::text(results))?;
-    write(&to.ktap, &|| Ok(ktap::text(results)))
+    write(&to.ktap, &|| Ok(ktap::text(results)))?;
+    let Some(Kcidb { path, origin }) = &to.kcidb else { return Ok(()) };
+    write(&Some(path.clone()), &|| {
+        // The nonces of its machines make each run's events its own.
+        let events = dir.join(rundir::EVENTS);
+        let run = digest_of(&events).with_context(|| events.display().to_string())?;
+        let config = fs::read_to_string(dir.join("kernel.config")).unwrap_or_default();
+        let compiler = compiler(&config);
+        kcidb::text(results, kcidb::About { origin, run: &run[..RUN], compiler })
+    })
+}
+
+/// How much of a digest names a run, in characters.
+const RUN: usize = 20;
+
+/// The compiler that kconfig has found.
+fn compiler(config: &str) -> Option<&str> {
+    let value = config.lines().find_map(|line| line.strip_prefix("CONFIG_CC_VERSION_TEXT="))?;
+    value.strip_prefix('"')?.strip_suffix('"')
 }
 
 fn json(results: &Results) -> Result<String> {
@@ -124,7 +161,8 @@ pub fn summary(results: &Results, dir: &Path) -> String {
             write!(head, " ({by})").expect("writing to a string");
         }
         line(head);
-        line(format!("          {}", test.reason));
+        // What a guest says must not stand where we speak.
+        line(format!("          {}", test.reason.replace('\n', "\n          ")));
         for event in &test.kernel_events {
             line(format!("          console.log:{}: {}", event.line, event.title));
             for frame in event.trace.iter().take(FRAMES) {

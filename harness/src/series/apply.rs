@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use sha2::{Digest as _, Sha256};
 use xshell::Shell;
 
 use crate::context::Context;
@@ -55,7 +56,11 @@ pub(super) async fn all(
         }
         tree = TreeId(index.must(&["write-tree"])?);
         parent = index.commit(patch, &tree, &parent)?;
-        applied.push(AppliedPatch { subject: patch.subject.clone(), commit: parent.clone() });
+        applied.push(AppliedPatch {
+            subject: patch.subject.clone(),
+            commit: parent.clone(),
+            diff_sha256: Sha256::digest(&patch.diff).iter().map(|b| format!("{b:02x}")).collect(),
+        });
     }
     Ok(Applied { tree, patches: applied, notes })
 }

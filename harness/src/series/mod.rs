@@ -91,7 +91,7 @@ pub async fn apply(
     series: &[PathBuf],
     first: Option<usize>,
 ) -> Result<PatchedTree, Stop> {
-    let SourceTree { tree, git, described, version, reused } = source;
+    let SourceTree { tree, git, described, version, reused, .. } = source;
     let parts = read::all(series).map_err(|problems| Stop::Usage { problems })?;
     if parts.is_empty() && first.is_none_or(|first| first == 0) {
         return Ok(PatchedTree { tree, git, described, version, patches: Vec::new(), reused });
@@ -192,7 +192,7 @@ struct Remembered<T = String> {
 }
 
 /// Changes when the same series is read or applied otherwise.
-const FORMAT: &str = "series 2";
+const FORMAT: &str = "series 3";
 
 /// The name of what the store remembers: of the tree and of all parts.
 fn entry(tree: &TreeId, parts: &[Vec<read::Part>], first: Option<usize>) -> String {

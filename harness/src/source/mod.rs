@@ -31,6 +31,8 @@ pub struct SourceTree {
     /// The repository to read it from. For a git source the caller's objects
     /// stand beside the store's own.
     pub git: Git,
+    /// The commit that it is the tree of, in full, if it is one's.
+    pub commit: Option<String>,
     /// The source with what was left open filled in: versions, commits.
     pub described: String,
     /// VERSION, PATCHLEVEL and SUBLEVEL of its Makefile.
@@ -61,15 +63,16 @@ impl Source {
 pub async fn fetch(ctx: &Context, source: &Source, refresh: bool) -> Result<SourceTree, Stop> {
     let store = Git::of(&ctx.store)?;
     let beside = |place: &Place| store.clone().with_alternate(&place.objects);
-    let (tree, git, described, reused) = match place::find(source)?.map_err(Stop::usage)? {
+    let (tree, git, commit, described, reused) = match place::find(source)?.map_err(Stop::usage)? {
         Found::Package(package) => {
             let (tree, exact, reused) = debian::fetch(ctx, package, refresh).await?;
-            (tree, store, Source::Debian(exact).to_string(), reused)
+            (tree, store, None, Source::Debian(exact).to_string(), reused)
         }
         Found::Commit { place, commit } => {
             let git = beside(&place);
             let tree = tree_of(&git, &commit)?;
-            (tree, git, format!("{source} ({})", short(&commit)), true)
+            let described = format!("{source} ({})", short(&commit));
+            (tree, git, Some(commit), described, true)
         }
         Found::WorkTree { place, top } => {
             let git = beside(&place);
@@ -81,18 +84,19 @@ pub async fn fetch(ctx: &Context, source: &Source, refresh: bool) -> Result<Sour
                 None => false,
             };
             let state = if clean { "" } else { " with uncommitted changes" };
-            (tree, git, format!("{source} at {at}{state}"), clean)
+            let described = format!("{source} at {at}{state}");
+            (tree, git, head.filter(|_| clean), described, clean)
         }
         Found::Dir(top) => {
             let tree = worktree::plain(ctx, &store, &top).await?;
             let last = format!("copies/last/{}", digest([top.as_os_str().as_bytes()]));
             let reused = ctx.store.read(&last)?.as_deref() == Some(tree.0.as_str());
             ctx.store.write(&last, &tree.0)?;
-            (tree, store, source.to_string(), reused)
+            (tree, store, None, source.to_string(), reused)
         }
     };
     let version = examine(&git, &tree, &described)?;
-    Ok(SourceTree { tree, git, described, version, reused })
+    Ok(SourceTree { tree, git, commit, described, version, reused })
 }
 
 /// The tree of a commit.

@@ -4,10 +4,12 @@
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
 //! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
 //! answers are known, one by git with the installed program, that program as the gate
-//! of a tree, and every kernel of `ci/traces.yaml`, which says in what its traces must
-//! differ. A harness that has only seen green is untested.
+//! of a tree, programs of others that read the results, and every kernel of
+//! `ci/traces.yaml`, which says in what its traces must differ. A harness that has only
+//! seen green is untested.
 
 mod bisects;
+mod consumers;
 mod installed;
 mod traces;
 
@@ -104,6 +106,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
             steps.push(Step { name, took: start.elapsed(), wrong });
         }
     }
+    say(format_args!("check    {}", consumers::NAME));
+    let start = Instant::now();
+    let wrong = consumers::run(session, ctx, &clean, permissions, &checkout).await?;
+    steps.push(Step { name: consumers::NAME.to_owned(), took: start.elapsed(), wrong });
     for case in traces::cases(&checkout)? {
         let name = case.name();
         say(format_args!("check    {name}"));
