@@ -63,9 +63,11 @@ pub(super) async fn make(
             if let (Ok(()), Err(error)) = (&written, writeln!(log, "{line}")) {
                 written = Err(error);
             }
+            ctx.log.line(line);
             if let Some(text) = progress.line(line) {
                 ctx.log.progress(Stage::Build, text);
             }
+            ctx.log.count(progress.objects, progress.of);
         })
         .await;
     if let Err(Stop::Interrupted) = ended {

@@ -20,9 +20,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::context::Session;
-use crate::events::Log;
 use crate::interrupt::Interrupt;
-use crate::progress::{Progress, say};
+use crate::progress::{self, Talk, say};
 use crate::report::{self, Copies};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
@@ -33,13 +32,9 @@ use crate::stop::{Problem, Stop};
 /// When the environment asks for nonsense, or signals cannot be listened for.
 pub fn session() -> Result<Session, Stop> {
     crate::cache::bound()?;
-    let mut progress = Progress::default();
-    let log = Log::new(move |event| {
-        if let Some(line) = progress.line(event) {
-            say(line);
-        }
-    });
-    Ok(Session { log, interrupt: Interrupt::listen()? })
+    let interrupt = Interrupt::listen()?;
+    progress::start();
+    Ok(Session { log: progress::log(Talk::All, Talk::All), interrupt })
 }
 
 /// Keeps the store within its bound, after a command, until it is done or the user

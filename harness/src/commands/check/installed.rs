@@ -11,7 +11,7 @@ use crate::commands::run_kernel_tests::prepare;
 use crate::context::Context;
 use crate::plan::Wishes;
 use crate::proc::{Cmd, Ended};
-use crate::progress::say;
+use crate::progress::pass_on;
 use crate::source;
 use crate::stop::Stop;
 
@@ -43,7 +43,7 @@ pub(super) async fn run(ctx: &Context, checkout: &Path) -> Result<Option<String>
         .args(["install", "--quiet", "--debug", "--locked", "--path", "harness"])
         .arg("--root")
         .arg(&root)
-        .run(&ctx.interrupt, |line| say(line))
+        .run(&ctx.interrupt, pass_on)
         .await?;
     if !ended.success() {
         return Ok(Some(ended.tail.join("\n")));
