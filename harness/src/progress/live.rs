@@ -9,7 +9,9 @@ use std::io::{IsTerminal as _, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::{getpgrp, tcgetpgrp};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Talk;
 use super::text::Line;
@@ -22,8 +24,8 @@ const PACE: Duration = Duration::from_millis(100);
 /// How long nobody looks whether a clock went on or the window has another size.
 const TICK: Duration = Duration::from_millis(250);
 
-/// After so long without a look we have been stopped, as by Ctrl-Z: what is on the
-/// screen now is somebody else's.
+/// After so long without a look we may have been stopped, as by Ctrl-Z: then what
+/// is on the screen now is somebody else's, and the signal that says so needs a moment.
 const STOPPED: Duration = Duration::from_secs(1);
 
 /// The size of a terminal that does not say it.
@@ -59,6 +61,16 @@ pub fn start() {
         }
         told(info);
     }));
+    // Without it, what the shell has written before `fg` may be drawn over.
+    if let Ok(mut continued) = signal(SignalKind::from_raw(Signal::SIGCONT as i32)) {
+        tokio::spawn(async move {
+            while continued.recv().await.is_some() {
+                let mut picture = screen.lock();
+                picture.drawn.clear();
+                screen.has_changed(&mut picture);
+            }
+        });
+    }
     std::thread::spawn(|| screen.draw_on());
 }
 
@@ -136,9 +148,9 @@ impl Screen {
         self.has_changed(&mut picture);
     }
 
-    /// Shows that one of several things is begun.
-    pub(super) fn headline(&self, words: &str) {
-        self.keep(|view, at| view.begin(at, words).into_iter().collect());
+    /// Shows that one of several things is begun, and whether that stays.
+    pub(super) fn begun(&self, words: &str, stays: bool) {
+        self.keep(|view, at| view.begin(at, words, stays).into_iter().collect());
     }
 
     /// Shows how it ended.
@@ -152,8 +164,11 @@ impl Screen {
         let at = self.start.elapsed();
         let stays = change(&mut picture.view, at);
         if !stays.is_empty() {
+            let size = size();
+            let width = size.map_or(usize::MAX, |size| size.columns.saturating_sub(1));
+            let stays: Vec<Line> = stays.into_iter().map(|line| line.to_stay(width)).collect();
             let above = picture.painted(&stays);
-            picture.put(&above, at, size());
+            picture.put(&above, at, size);
         }
         self.has_changed(&mut picture);
     }
@@ -211,6 +226,8 @@ struct Picture<W> {
     size: Size,
     /// When somebody looked last whether there is anything to draw.
     looked_at: Duration,
+    /// Whether that was so long ago that this process may have been stopped.
+    doubtful: bool,
     drawn_at: Duration,
     /// Whether the view has changed meanwhile.
     stale: bool,
@@ -229,6 +246,7 @@ impl<W: Write> Picture<W> {
             text: String::new(),
             size: SIZE,
             looked_at: Duration::ZERO,
+            doubtful: false,
             drawn_at: Duration::ZERO,
             stale: false,
             paused: 0,
@@ -242,8 +260,13 @@ impl<W: Write> Picture<W> {
 
     /// Draws the view if it is another than that on the screen.
     fn look(&mut self, at: Duration, size: Option<Size>) {
-        self.stale = false;
-        self.forget_if_stopped(at);
+        let late = at.saturating_sub(self.looked_at) > STOPPED;
+        self.looked_at = at;
+        self.doubtful = late && !self.doubtful;
+        self.stale = self.doubtful;
+        if self.doubtful {
+            return;
+        }
         let Some(size) = size else {
             // Where another job has the terminal, it has the rows above too.
             self.drawn.clear();
@@ -262,7 +285,6 @@ impl<W: Write> Picture<W> {
     /// Writes `above` where the view stands, and the view below it; later, if it was
     /// drawn just now.
     fn put(&mut self, above: &str, at: Duration, size: Option<Size>) {
-        self.forget_if_stopped(at);
         if size.is_none() {
             self.drawn.clear();
         }
@@ -301,11 +323,7 @@ impl<W: Write> Picture<W> {
             self.drawn_at = at;
         }
     }
-
-    fn forget_if_stopped(&mut self, at: Duration) {
-        if at.saturating_sub(self.looked_at) > STOPPED {
-            self.drawn.clear();
-        }
-        self.looked_at = at;
-    }
 }
+
+#[cfg(test)]
+mod tests;

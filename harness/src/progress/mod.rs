@@ -2,8 +2,8 @@
 //! one door that knows what is on the screen.
 //!
 //! On a terminal that is a live view: what is done now, for how long, and the last
-//! lines of the programs that do it ([`view`], drawn by [`live`]). Elsewhere it is
-//! one plain line for each thing that happened ([`plain`]).
+//! lines of the programs that do it (`view`, drawn by `live`). Elsewhere it is
+//! one plain line for each thing that happened (`plain`).
 
 mod live;
 mod plain;
@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use crate::events::{Event, Log, Shown};
 use crate::flow::Stage;
 pub use live::{Pause, close, pause, start};
-pub use plain::Plain;
+use plain::Plain;
 
 /// How much is told of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,16 +61,16 @@ pub fn say(words: impl std::fmt::Display) {
 /// Says what is begun, one of several things: a live view has it above what is done
 /// for it, with its time.
 pub fn headline(words: impl std::fmt::Display) {
-    if live::on_screen().is_none() {
-        say(&words);
+    match live::on_screen() {
+        Some(screen) => screen.begun(&words.to_string(), true),
+        None => say(words),
     }
-    begun(words);
 }
 
 /// The same where it is worth no line of its own.
 pub fn begun(words: impl std::fmt::Display) {
     if let Some(screen) = live::on_screen() {
-        screen.headline(&words.to_string());
+        screen.begun(&words.to_string(), false);
     }
 }
 

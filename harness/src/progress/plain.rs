@@ -11,7 +11,7 @@ use crate::run::describe;
 
 /// Turns events into lines.
 #[derive(Debug, Default)]
-pub struct Plain {
+pub(super) struct Plain {
     /// How many tests had their turn.
     pub(super) tests: Tests,
 }
@@ -44,7 +44,7 @@ impl Tests {
 
 impl Plain {
     /// The line for an event, if it deserves one.
-    pub fn line(&mut self, event: &Event) -> Option<String> {
+    pub(super) fn line(&mut self, event: &Event) -> Option<String> {
         match event {
             Event::StageFinished { stage, ms, reused, text } => {
                 let time = seconds(Duration::from_millis(*ms));

@@ -34,13 +34,17 @@ impl Style {
 
 /// A line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Line(Vec<(Style, String)>);
+pub(super) struct Line {
+    pieces: Vec<(Style, String)>,
+    /// Whether nothing of it may be missing, whatever the width.
+    whole: bool,
+}
 
 impl Line {
     /// A line of which nothing is left out, whatever its length: for what must be
     /// read.
     pub(super) fn whole(style: Style, text: &str) -> Line {
-        Line(vec![(style, clean(text))])
+        Line { pieces: vec![(style, clean(text))], whole: true }
     }
 
     /// The same with a piece more, all of it on one line and of bounded length.
@@ -54,20 +58,26 @@ impl Line {
                 c => piece.push(c),
             }
         }
-        self.0.push((style, clean(&piece)));
+        self.pieces.push((style, clean(&piece)));
         self
     }
 
     /// How many columns it takes.
     pub(super) fn width(&self) -> usize {
-        self.0.iter().flat_map(|(_, text)| text.chars()).map(columns).sum()
+        self.pieces.iter().flat_map(|(_, text)| text.chars()).map(columns).sum()
+    }
+
+    /// The line as it stays on a screen of so many columns: cut, or whole.
+    #[must_use]
+    pub(super) fn to_stay(self, width: usize) -> Line {
+        if self.whole { self } else { self.cut(width) }
     }
 
     /// As much of it as fits into so many columns.
     #[must_use]
     pub(super) fn cut(mut self, width: usize) -> Line {
         let mut left = width;
-        for (_, text) in &mut self.0 {
+        for (_, text) in &mut self.pieces {
             let end = text.char_indices().find_map(|(at, c)| {
                 let over = columns(c) > left;
                 left = if over { 0 } else { left - columns(c) };
@@ -81,7 +91,7 @@ impl Line {
     /// The text as a terminal is given it.
     pub(super) fn paint(&self, colour: bool) -> String {
         let mut painted = String::new();
-        for (style, text) in &self.0 {
+        for (style, text) in &self.pieces {
             let begin = if colour && !text.is_empty() { style.begin() } else { "" };
             let end = if begin.is_empty() { "" } else { "\x1b[0m" };
             write!(painted, "{begin}{text}{end}").expect("a string takes everything");
@@ -124,6 +134,13 @@ mod tests {
         let line = Line::default().with(Style::Bad, "FAILED").with(Style::Dim, " hmm.migrate");
         assert_eq!(line.clone().cut(9).paint(true), "\x1b[31mFAILED\x1b[0m\x1b[2m hm\x1b[0m");
         assert_eq!(line.cut(4).paint(true), "\x1b[31mFAIL\x1b[0m");
+    }
+
+    #[test]
+    fn what_must_be_read_is_not_cut() {
+        let line = Line::whole(Style::Bad, "hmm.migrate").with(Style::Dim, " (0.1 s)");
+        assert_eq!(line.to_stay(5).paint(false), "hmm.migrate (0.1 s)");
+        assert_eq!(Line::default().with(Style::Bad, "build").to_stay(3).paint(false), "bui");
     }
 
     #[test]
