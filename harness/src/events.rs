@@ -2,7 +2,8 @@
 //!
 //! Everything that a stage has to tell goes through [`Log::emit`]: it is
 //! written to `events.jsonl`, from which the run is judged, and shown to the
-//! person at the terminal. Stages print nothing themselves.
+//! person at the terminal. Stages print nothing themselves. What the programs say
+//! that they run, and how far these are, is only shown: [`Log::line`], [`Log::count`].
 
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -197,12 +198,37 @@ impl Inner {
     }
 }
 
-/// Whoever shows events to the person at the terminal.
-type Show = Box<dyn FnMut(&Event) + Send>;
+/// What a person at the terminal may be shown.
+#[derive(Debug, Clone, Copy)]
+pub enum Shown<'a> {
+    /// What happened; it is written down too.
+    Event(&'a Event),
+    /// A line of the program that the stage runs: the compiler, apt.
+    Line(&'a str),
+    /// How far that program is.
+    Count {
+        /// So many objects are made.
+        done: usize,
+        /// Of so many, where that is known.
+        of: Option<usize>,
+    },
+}
+
+/// Whoever shows it.
+type Show = Box<dyn FnMut(Shown<'_>) + Send>;
 
 impl Log {
     /// A log that only shows events, until [`Log::record_in`] is called.
-    pub fn new(show: impl FnMut(&Event) + Send + 'static) -> Self {
+    pub fn new(mut show: impl FnMut(&Event) + Send + 'static) -> Self {
+        Log::shown_by(move |shown| {
+            if let Shown::Event(event) = shown {
+                show(event);
+            }
+        })
+    }
+
+    /// The same, for whoever shows more than events.
+    pub fn shown_by(show: impl FnMut(Shown<'_>) + Send + 'static) -> Self {
         let show = Box::new(show);
         Log(Arc::new(Mutex::new(Inner { start: Instant::now(), file: None, failed: None, show })))
     }
@@ -226,7 +252,7 @@ impl Log {
     /// Shows an event and writes it down.
     pub fn emit(&self, event: Event) {
         let mut inner = self.inner();
-        (inner.show)(&event);
+        (inner.show)(Shown::Event(&event));
         let t_ms = u64::try_from(inner.start.elapsed().as_millis()).unwrap_or(u64::MAX);
         // Where something is missing nothing follows but why: a stream with a gap
         // must not look like one that came to its end.
@@ -246,6 +272,16 @@ impl Log {
     /// [`Log::check`] says so.
     pub fn lost(&self, file: &str, error: &std::io::Error) {
         self.inner().lost(file, error);
+    }
+
+    /// Shows a line of the program that a stage runs.
+    pub fn line(&self, line: &str) {
+        (self.inner().show)(Shown::Line(line));
+    }
+
+    /// Shows how many objects that program has made, of how many if that is known.
+    pub fn count(&self, done: usize, of: Option<usize>) {
+        (self.inner().show)(Shown::Count { done, of });
     }
 
     /// A note, for short.

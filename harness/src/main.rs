@@ -11,7 +11,7 @@ use hmm_harness::commands::{
     show, torture,
 };
 use hmm_harness::keeper;
-use hmm_harness::progress::say;
+use hmm_harness::progress::{self, say};
 use hmm_harness::stop::{self, Stop};
 
 fn main() -> ExitCode {
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         runtime.shutdown_background();
         ran
     });
+    progress::close(matches!(ran, Ok(Ok(_))));
     match ran {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(stop)) => {

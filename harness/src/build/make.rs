@@ -50,6 +50,7 @@ pub(super) async fn make(
 
     lane.begin_making()?;
     let mut progress = Progress::new(from_nothing.then(|| lane.full_build()).flatten());
+    let place = format!("{}/", src.display());
     let mut written = Ok(());
     let asked = tokio::spawn({
         let interrupt = ctx.interrupt.clone();
@@ -63,9 +64,12 @@ pub(super) async fn make(
             if let (Ok(()), Err(error)) = (&written, writeln!(log, "{line}")) {
                 written = Err(error);
             }
+            // Where the lane is, is no news, and the window is narrow.
+            ctx.log.line(&line.replace(&place, ""));
             if let Some(text) = progress.line(line) {
                 ctx.log.progress(Stage::Build, text);
             }
+            ctx.log.count(progress.objects, progress.of);
         })
         .await;
     if let Err(Stop::Interrupted) = ended {

@@ -18,7 +18,7 @@ use crate::git::{Git, TreeId};
 use crate::judge::Results;
 use crate::machine;
 use crate::proc::Cmd;
-use crate::progress::{print, say};
+use crate::progress::{headline, print};
 use crate::rundir;
 use crate::stop::{Fault, Stop};
 
@@ -179,7 +179,7 @@ impl Bench<'_> {
         env: &[(&str, &Path)],
         codes: &[i32],
     ) -> Result<Ran, Stop> {
-        say(format_args!("bench    {what}"));
+        headline(format_args!("bench    {what}"));
         let out = self.dir.join("run");
         let mut command = Cmd::new(std::env::current_exe().context("the path of this program")?);
         for name in ["HMM_HARNESS_CACHE", "XDG_CACHE_HOME"] {
@@ -193,7 +193,7 @@ impl Bench<'_> {
         let command = command.args(["run-kernel-tests", "--out"]).arg(&out).args(options);
         let peak = Peak::of(&out);
         let start = Instant::now();
-        let ended = command.run(&self.ctx.interrupt, |_| {}).await?;
+        let ended = command.run(&self.ctx.interrupt, |line| self.ctx.log.line(line)).await?;
         let wall = start.elapsed();
         let peak_mib = peak.mib();
         let path = out.join("results.json");
@@ -406,7 +406,7 @@ impl Rival {
     }
 
     async fn run(&self, bench: &Bench<'_>) -> Result<Duration, Stop> {
-        say("bench    virtme-ng and the kernel's hmm-tests");
+        headline("bench    virtme-ng and the kernel's hmm-tests");
         // They want huge pages, and a place for files that can be mapped: without
         // overlayfs virtme-ng leaves the host's /tmp there, read-only.
         let words = format!(

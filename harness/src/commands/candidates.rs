@@ -13,12 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::run_kernel_tests::{Permissions, carry_out, resolve};
 use crate::context::{Context, Session};
-use crate::events::{Event, Log};
 use crate::flow::Stage;
 use crate::git::{Git, Place};
 use crate::judge::Results;
 use crate::plan::Wishes;
-use crate::progress::say;
+use crate::progress::{self, Talk};
 use crate::rundir::canonical_of;
 use crate::stop::{AS_EXPECTED, FAULT, Fault, NOT_AS_EXPECTED, Problem, Stop};
 use crate::{report, series};
@@ -313,11 +312,7 @@ impl Candidates {
             }
         }
         let prepared = resolve(wishes, Vec::new(), cwd)?;
-        let log = Log::new(|event| {
-            if let Event::Progress { stage: Stage::Build, text } = event {
-                say(format_args!("build    {text}"));
-            }
-        });
+        let log = progress::log(Talk::Little, Talk::Little);
         let quiet = Session { log, interrupt: session.interrupt.clone() };
         let (results, _) = carry_out(&quiet, &prepared, self.permissions, cwd).await?;
         session.interrupt.check()?;

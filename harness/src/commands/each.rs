@@ -13,7 +13,7 @@ use crate::collect::Evidence;
 use crate::context::Session;
 use crate::events::{Event, Record};
 use crate::judge::{self, Check, Checks, Results, Summary, TestResult, Verdict, outcome_of};
-use crate::progress::{clean, print, say};
+use crate::progress::{clean, headline, print, say};
 use crate::stop::{self, Problem, Stop};
 use crate::trace::{changes, may_differ};
 use crate::{report, rundir};
@@ -71,7 +71,7 @@ pub(super) async fn run(
     let mut stopped: Option<Stop> = None;
     for number in 0..=last {
         let candidate = candidates.all[number].clone();
-        say(format_args!("each     {}", clean(&candidate.name(last))));
+        headline(format_args!("each     {}", clean(&candidate.name(last))));
         let judged = match candidates.judge(session, number, cwd).await {
             Ok(judged) => judged,
             Err(stop @ Stop::Usage { .. }) => return Err(stop),

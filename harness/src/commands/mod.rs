@@ -23,9 +23,8 @@ use anyhow::Context as _;
 
 use crate::baseline::Baseline;
 use crate::context::Session;
-use crate::events::Log;
 use crate::interrupt::Interrupt;
-use crate::progress::{Progress, say};
+use crate::progress::{self, Talk, say};
 use crate::report::{self, Copies, Kcidb};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
@@ -36,13 +35,9 @@ use crate::stop::{Problem, Stop};
 /// When the environment asks for nonsense, or signals cannot be listened for.
 pub fn session() -> Result<Session, Stop> {
     crate::cache::bound()?;
-    let mut progress = Progress::default();
-    let log = Log::new(move |event| {
-        if let Some(line) = progress.line(event) {
-            say(line);
-        }
-    });
-    Ok(Session { log, interrupt: Interrupt::listen()? })
+    let interrupt = Interrupt::listen()?;
+    progress::start();
+    Ok(Session { log: progress::log(Talk::All, Talk::All), interrupt })
 }
 
 /// Keeps the store within its bound, after a command, until it is done or the user

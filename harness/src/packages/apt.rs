@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use super::needs::{Missing, missing, program};
 use crate::context::Context;
 use crate::proc::{Cmd, Ended};
+use crate::progress;
 use crate::stop::{Fault, Stop};
 
 /// Where apt keeps its lists of packages.
@@ -160,6 +161,7 @@ async fn ask(ctx: &Context, lacks: &str, command: &str) -> Result<bool, Stop> {
         return Ok(false);
     }
     // A question is no event: it is answered here and now.
+    let _quiet = progress::pause();
     eprint!("{lacks}\n    {command}\nrun this? [y/N] ");
     std::io::stderr().flush().context("the terminal")?;
     let answer = tokio::task::spawn_blocking(|| {
@@ -178,7 +180,8 @@ async fn run(ctx: &Context, command: &str) -> Result<(), Stop> {
     ctx.log.note(format!("running: {command}"));
     let mut words = command.split(' ');
     let program = words.next().expect("a command has a first word");
-    let ended = Cmd::new(program).args(words).run(&ctx.interrupt, |_| {}).await?;
+    let ended =
+        Cmd::new(program).args(words).run(&ctx.interrupt, |line| ctx.log.line(line)).await?;
     if ended.success() { Ok(()) } else { Err(failed(command, ended)) }
 }
 

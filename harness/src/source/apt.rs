@@ -115,7 +115,15 @@ impl<'a> Apt<'a> {
         fs::write(self.dir.join("sources.list"), list).context("cannot write apt's sources")?;
         let names: Vec<&str> = repositories.iter().map(|r| r.suite.as_str()).collect();
         self.ctx.log.progress(Stage::Source, format!("asking for {}", names.join(", ")));
-        let (lines, _) = self.lines(&self.own("apt-get").arg("update")).await?;
+        let mut lines = Vec::new();
+        self.own("apt-get")
+            .arg("update")
+            .run(&self.ctx.interrupt, |line| {
+                self.ctx.log.line(line);
+                lines.push(line.to_owned());
+            })
+            .await
+            .map_err(no_apt)?;
         self.complaints = complaints(&lines);
         Ok(())
     }
@@ -152,7 +160,13 @@ impl<'a> Apt<'a> {
         let mut told = 0;
         let ended = cmd
             .run(&self.ctx.interrupt, |line| {
-                let Some(percent) = percent(line).filter(|p| p / 10 > told) else { return };
+                let Some(percent) = percent(line) else {
+                    self.ctx.log.line(line);
+                    return;
+                };
+                if percent / 10 <= told {
+                    return;
+                }
                 told = percent / 10;
                 self.ctx.log.progress(Stage::Source, format!("downloading {what}: {told}0 %"));
             })

@@ -20,7 +20,7 @@ use crate::bisect::{Answer, Next, Question, Seen, next};
 use crate::cli::BisectArgs;
 use crate::context::Session;
 use crate::plan::Wishes;
-use crate::progress::{clean, print, say};
+use crate::progress::{clean, headline, print, say};
 use crate::stop::{self, Problem, Stop};
 use crate::{report, rundir};
 use state::{End, State, Step};
@@ -227,11 +227,12 @@ async fn search(
             Next::Nothing => break End::Nothing,
         };
         let name = clean(&candidates.all[number].name(last));
-        say(format_args!("bisect   {name}"));
+        headline(format_args!("bisect   {name}"));
         let mut kernel = candidates.judge(session, number, cwd).await?;
         let mut answer = state.question.ask(&seen(&kernel));
         if let Answer::Flickers(_) = answer {
-            say(format_args!("bisect   {}; once more, several times", clean(&answer.to_string())));
+            let answer_now = clean(&answer.to_string());
+            headline(format_args!("bisect   {answer_now}; once more, several times"));
             let again = candidates.judge_again(session, number, TURNS, cwd).await?;
             kernel = Judged { seconds: kernel.seconds + again.seconds, ..again };
             answer = state.question.ask(&seen(&kernel));
@@ -253,7 +254,7 @@ async fn search(
     };
     for number in state.to_confirm(&end) {
         let name = clean(&candidates.all[number].name(last));
-        say(format_args!("bisect   {name}: once more, {TURNS} times"));
+        headline(format_args!("bisect   {name}: once more, {TURNS} times"));
         let again = candidates.judge_again(session, number, TURNS, cwd).await?;
         let answer = state.question.ask(&seen(&again));
         if let Some(flaky) = state.confirm(number, &answer) {

@@ -12,7 +12,7 @@ use crate::commands::run_kernel_tests::prepare;
 use crate::context::Context;
 use crate::plan::Wishes;
 use crate::proc::{Cmd, Ended};
-use crate::progress::say;
+use crate::progress::pass_on;
 use crate::source;
 use crate::stop::Stop;
 
@@ -66,7 +66,7 @@ impl<'a> Installed<'a> {
             .args(["install", "--quiet", "--debug", "--locked", "--path", "harness"])
             .arg("--root")
             .arg(&root)
-            .run(&ctx.interrupt, |line| say(line))
+            .run(&ctx.interrupt, pass_on)
             .await?;
         if !ended.success() {
             return Ok(Err(ended.tail.join("\n")));

@@ -25,7 +25,7 @@ use crate::context::{Context, Session};
 use crate::image::Rootfs;
 use crate::plan::{Switch, Wishes};
 use crate::proc::Cmd;
-use crate::progress::{print, say, seconds};
+use crate::progress::{self, Talk, begun, headline, pass_on, print, seconds, settled};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 use installed::Installed;
@@ -36,6 +36,15 @@ struct Step {
     took: Duration,
     /// Why it did not pass, or nothing.
     wrong: Option<String>,
+}
+
+impl Step {
+    /// A step that has ended.
+    fn ended(name: String, start: Instant, wrong: Option<String>) -> Step {
+        let word = if wrong.is_some() { "FAILED" } else { "passed" };
+        settled(format_args!("check    {word}  {name}"), wrong.is_none());
+        Step { name, took: start.elapsed(), wrong }
+    }
 }
 
 /// Runs the command.
@@ -50,6 +59,9 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         ))
     })?;
     let permissions = Permissions { yes: args.yes, ..Permissions::default() };
+    // Most kernels are to fail, and what they are to fail with is nobody's news.
+    let log = progress::log(Talk::All, Talk::Little);
+    let session = &Session { log, interrupt: session.interrupt.clone() };
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
 
@@ -85,37 +97,34 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     }
     for case in bisects::cases(&checkout)? {
         let name = case.name();
-        say(format_args!("check    {name}"));
+        headline(format_args!("check    {name}"));
         let start = Instant::now();
         let wrong = case.run(session, &checkout).await?;
-        steps.push(Step { name, took: start.elapsed(), wrong });
+        steps.push(Step::ended(name, start, wrong));
     }
-    say(format_args!("check    {}", installed::BISECT));
+    headline(format_args!("check    {}", installed::BISECT));
     let mut start = Instant::now();
     match Installed::new(ctx, &checkout).await? {
-        Err(why) => {
-            let (name, wrong) = (installed::BISECT.to_owned(), Some(why));
-            steps.push(Step { name, took: start.elapsed(), wrong });
-        }
+        Err(why) => steps.push(Step::ended(installed::BISECT.to_owned(), start, Some(why))),
         Ok(installed) => {
-            let (name, wrong) = (installed::BISECT.to_owned(), installed.bisect().await?);
-            steps.push(Step { name, took: start.elapsed(), wrong });
-            say(format_args!("check    {}", installed::GATE));
+            let wrong = installed.bisect().await?;
+            steps.push(Step::ended(installed::BISECT.to_owned(), start, wrong));
+            headline(format_args!("check    {}", installed::GATE));
             start = Instant::now();
-            let (name, wrong) = (installed::GATE.to_owned(), installed.gate().await?);
-            steps.push(Step { name, took: start.elapsed(), wrong });
+            let wrong = installed.gate().await?;
+            steps.push(Step::ended(installed::GATE.to_owned(), start, wrong));
         }
     }
-    say(format_args!("check    {}", consumers::NAME));
+    headline(format_args!("check    {}", consumers::NAME));
     let start = Instant::now();
     let wrong = consumers::run(session, ctx, &clean, permissions, &checkout).await?;
-    steps.push(Step { name: consumers::NAME.to_owned(), took: start.elapsed(), wrong });
+    steps.push(Step::ended(consumers::NAME.to_owned(), start, wrong));
     for case in traces::cases(&checkout)? {
         let name = case.name();
-        say(format_args!("check    {name}"));
+        headline(format_args!("check    {name}"));
         let start = Instant::now();
         let wrong = case.run(session, &clean, permissions, &checkout).await?;
-        steps.push(Step { name, took: start.elapsed(), wrong });
+        steps.push(Step::ended(name, start, wrong));
     }
 
     let failed = steps.iter().filter(|s| s.wrong.is_some()).count();
@@ -154,10 +163,12 @@ fn cargo_cmd(checkout: &Path) -> Cmd {
 
 async fn cargo(ctx: &Context, checkout: &Path, words: &[&str]) -> Result<Step, Stop> {
     let start = Instant::now();
+    let name = format!("cargo {}", words.join(" "));
+    begun(format_args!("check    {name}"));
     let cmd = cargo_cmd(checkout).args(words);
-    let ended = cmd.run(&ctx.interrupt, |line| say(line)).await?;
+    let ended = cmd.run(&ctx.interrupt, pass_on).await?;
     let wrong = (!ended.success()).then(|| ended.tail.join("\n"));
-    Ok(Step { name: format!("cargo {}", words.join(" ")), took: start.elapsed(), wrong })
+    Ok(Step::ended(name, start, wrong))
 }
 
 async fn kernel(
@@ -168,7 +179,7 @@ async fn kernel(
     permissions: Permissions,
     cwd: &Path,
 ) -> Result<(Step, Option<PathBuf>), Stop> {
-    say(format_args!("check    {name}"));
+    headline(format_args!("check    {name}"));
     let start = Instant::now();
     let (wrong, dir) = match prepare(wishes, plan, cwd) {
         Err(stop) => (Some(stop.to_string()), None),
@@ -179,7 +190,7 @@ async fn kernel(
             (wrong, Some(dir))
         }
     };
-    Ok((Step { name: name.to_owned(), took: start.elapsed(), wrong }, dir))
+    Ok((Step::ended(name.to_owned(), start, wrong), dir))
 }
 
 /// The plans in a folder, by name.

@@ -30,7 +30,7 @@ use crate::embedded;
 use crate::flow::Stage;
 use crate::judge::Verdict;
 use crate::plan::Wishes;
-use crate::progress::{print, say, seconds};
+use crate::progress::{begun, print, say, seconds};
 use crate::rundir;
 use crate::stop::{AS_EXPECTED, Fault, NOT_AS_EXPECTED, Stop};
 use disk::Disk;
@@ -210,6 +210,7 @@ impl Bench {
                 report.unavailable(round.injury);
                 continue;
             }
+            begun(format_args!("torture  round {} of {}", n + 1, args.count));
             self.round(&round, report).await?;
             if (n + 1) % CLEAN_EVERY == 0 && n + 1 < args.count {
                 self.prove_store(report).await?;
@@ -261,6 +262,7 @@ impl Bench {
 
     /// A run that nobody injures.
     async fn calm(&self, run: &Run) -> Result<Calm, Stop> {
+        begun("torture  a run without an injury");
         let home = self.home("calm")?;
         let out = home.join("run");
         let place = Place { program: &self.program, home: &home, store: &self.store, disk: None };
