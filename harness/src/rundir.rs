@@ -42,7 +42,7 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 13] = [
+pub const FILES: [&str; 15] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
@@ -51,6 +51,8 @@ const FILES: [&str; 13] = [
     report::DRAFT,
     report::JUNIT,
     report::KTAP,
+    report::html::REPORT,
+    report::html::REPORT_DRAFT,
     MARK,
     "console.log",
     "kernel.config",

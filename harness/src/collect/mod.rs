@@ -60,7 +60,11 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
     Ok(Evidence { plan, records, consoles, traces, known_issues })
 }
 
-fn records(path: &Path) -> Result<Vec<Record>> {
+/// What is written in an `events.jsonl`.
+///
+/// # Errors
+/// When it cannot be read, or holds what this program does not write.
+pub fn records(path: &Path) -> Result<Vec<Record>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut records = Vec::new();
     for (n, line) in BufReader::new(file).lines().enumerate() {

@@ -11,6 +11,7 @@ pub mod doctor;
 mod each;
 pub mod judge;
 pub mod list;
+pub mod report;
 pub mod run_kernel_tests;
 pub mod show;
 pub mod torture;
@@ -23,7 +24,7 @@ use crate::context::Session;
 use crate::events::Log;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, say};
-use crate::report::{self, Copies};
+use crate::report::{Copies, JUNIT, KTAP, RESULTS};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 
@@ -71,9 +72,9 @@ pub fn cwd() -> Result<PathBuf, Stop> {
 /// with each other, and with the run directory if it is known.
 fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
     let all = [
-        ("--json", report::RESULTS, &copies.json),
-        ("--junit", report::JUNIT, &copies.junit),
-        ("--ktap", report::KTAP, &copies.ktap),
+        ("--json", RESULTS, &copies.json),
+        ("--junit", JUNIT, &copies.junit),
+        ("--ktap", KTAP, &copies.ktap),
     ];
     let mut problems = Vec::new();
     for (n, (at, own, path)) in all.iter().enumerate() {
