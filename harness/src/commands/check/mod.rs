@@ -1,13 +1,14 @@
 //! `check`: everything that a change to this project must pass.
 //!
 //! First the sources, then real kernels: the clean one with both root file
-//! systems, every plan of `ci/plans/negative`, each of which plants one bug and
+//! systems, whose page is opened in a browser, every plan of `ci/plans/negative`, each of which plants one bug and
 //! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
 //! answers are known, one by git with the installed program, and every kernel of `ci/traces.yaml`, which says in what its
 //! traces must differ. A harness that has only seen green is untested.
 
 mod bisects;
 mod installed;
+mod page;
 mod traces;
 
 use std::fs;
@@ -48,6 +49,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     let permissions = Permissions { yes: args.yes, ..Permissions::default() };
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
+    let no_browser = page::lacking(ctx, args.yes).await?;
 
     let mut steps = Vec::new();
     for words in SOURCES {
@@ -61,6 +63,12 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let (step, dir) = kernel(session, &name, wishes, None, permissions, &checkout).await?;
         steps.push(step);
         clean = dir.unwrap_or_default();
+    }
+    if no_browser.is_none() && !clean.as_os_str().is_empty() {
+        say(format_args!("check    {}", page::NAME));
+        let start = Instant::now();
+        let wrong = page::run(ctx, &clean).await?;
+        steps.push(Step { name: page::NAME.to_owned(), took: start.elapsed(), wrong });
     }
     let mut folders = vec!["ci/plans/negative"];
     if args.full {
@@ -101,6 +109,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         if let Some(wrong) = &step.wrong {
             text.push_str(&format!("        {}\n", wrong.replace('\n', "\n        ")));
         }
+    }
+    if let Some(why) = no_browser {
+        let why = why.replace('\n', "\n        ");
+        text.push_str(&format!("NOT TRIED  {}\n        {why}\n", page::NAME));
     }
     text.push_str(&format!("{} passed, {failed} failed\n", steps.len() - failed));
     print(&text)?;

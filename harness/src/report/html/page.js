@@ -1,4 +1,3 @@
-"use strict";
 /* The table: what is open, what is shown, and in which order. The address says it,
    so that a link can. */
 (() => {
@@ -150,6 +149,11 @@
     write();
   });
   window.addEventListener("hashchange", read);
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a");
+    // It says nothing new, and there is no other news of it.
+    if (link && link.getAttribute("href") === location.hash) read();
+  });
 
   function move(by) {
     const shown = [...table.querySelectorAll("tbody.test")].filter((test) => !test.hidden);
@@ -163,7 +167,7 @@
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.closest("input, select, textarea");
-    if (event.key === "Escape" && (typing || document.activeElement === document.body)) {
+    if (event.key === "Escape") {
       form.reset();
       if (typing) event.target.blur();
     } else if (typing) {

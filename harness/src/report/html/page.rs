@@ -7,7 +7,7 @@ use super::{Report, summary, table, time};
 use crate::html::escape;
 
 const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = concat!(include_str!("page.js"), "\n", include_str!("timeline.js"));
+const SCRIPT: &str = concat!(include_str!("timeline.js"), "\n", include_str!("page.js"));
 
 /// Before anything is shown: what only a script can open is closed only if there is
 /// one.

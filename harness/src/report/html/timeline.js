@@ -1,10 +1,11 @@
+"use strict";
 /* The drawing of a trace. From left to right is the order in which things happened,
    step by step; from top to bottom are pages of buffers, one lane for each address
    space and buffer, and below them the subscriptions of the driver. */
 window.drawTimeline = (() => {
   const NS = "http://www.w3.org/2000/svg";
-  const HEAD = 78, BRACKET = 20, LANE = 96, THIN = 20, DEVICE = 30, GAP = 10;
-  const COLUMN = 12, BAR = 18, STEP = 112, EMPTY = 20;
+  const HEAD = 78, BRACKET = 20, LANE = 112, THIN = 20, DEVICE = 30, GAP = 10;
+  const COLUMN = 16, BAR = 22, STEP = 116, EMPTY = 20;
   const EVENTS = ["MIGRATE", "CLEAR", "UNMAP", "PROTECTION_VMA", "PROTECTION_PAGE", "EXCLUSIVE", "RELEASE", "SOFT_DIRTY"];
 
   const el = (name, attributes, ...children) => {
@@ -56,7 +57,7 @@ window.drawTimeline = (() => {
     };
     for (const [mm, has] of [...spaces].sort(([a], [b]) => a.localeCompare(b))) {
       for (const buffer of has.buffers) add(`${mm} ${buffer}`, `${mm} ${buffer}`, LANE, buffers.get(buffer));
-      if (has.other) add(`${mm} `, `${mm} other memory`, THIN, 0);
+      if (has.other) add(`${mm} `, `${mm} other`, THIN, 0);
     }
     for (const name of [...devices].sort()) add(name, name, DEVICE, 0);
     return { lanes, height: y };
@@ -110,8 +111,9 @@ window.drawTimeline = (() => {
       const width = this.width(item);
       if (many(item)) {
         const y = HEAD + BRACKET - 8;
-        const text = `\u00d7${item.count * (count || 1)}`;
-        if (!outer) {
+        const text = `\u00d7${item.count}`;
+        // Of a run in a run, the outer one is told.
+        if (!outer && (count || 1) === 1) {
           g.append(el("path", { class: "bracket", d: `M${x + 2},${y + 4}v-4h${width - 4}v4` }));
           g.append(el("text", { class: "times", x: x + width / 2, y: y - 4, "text-anchor": "middle" }, text));
         }
@@ -186,10 +188,10 @@ window.drawTimeline = (() => {
       }
       this.events.add(EVENTS.includes(name(event)) ? name(event) : "other");
       if (own && own.height === LANE) {
-        const owner = (event.about || "").replace(/ by \w+/, "").replace("owner ", "").replace(", goes on", " \u2026");
-        const label = short(`${event.broken ? "! " : ""}${event.what}${owner}`, 17);
-        const at = `rotate(-90 ${x + 13} ${own.y + own.height - 3})`;
-        g.append(el("text", { class: "label", x: x + 13, y: own.y + own.height - 3, transform: at }, label));
+        const owner = (event.about || "").replace(/ by \w+/, "").replace("owner NULL", "no owner").replace("owner ", "").replace(", goes on", " \u2026");
+        const label = short(`${event.broken ? "! " : ""}${event.what}${owner}`, 18);
+        const at = `rotate(-90 ${x + 14} ${own.y + own.height - 3})`;
+        g.append(el("text", { class: "label", x: x + 14, y: own.y + own.height - 3, transform: at }, label));
       }
       let moved = outer;
       if (way && way.spread !== "same" && way.last && way.last.pages && event.at && event.at.pages) {
@@ -273,9 +275,11 @@ window.drawTimeline = (() => {
         text(`${n + 1}  ${seconds(step.ns)}`, 13, "number");
         text(`${step.broken ? "! " : ""}${short(doing.op || step.text, most)}`, 30, "op");
         const by = (/ by (\w+)$/.exec(step.text) || [])[1];
-        text(short([doing.device, by && `by ${by}`].filter(Boolean).join(" "), most), 45, "what");
         const span = doing.pages && `${doing.pages.buffer}[${doing.pages.first}..${doing.pages.first + doing.pages.pages})`;
-        text(short([span, doing.note].filter(Boolean).join(" "), most), 60, "what");
+        [[doing.device, by && `by ${by}`], [span], [doing.note]]
+          .map((words) => words.filter(Boolean).join(" "))
+          .filter(Boolean)
+          .forEach((line, n) => text(short(line, most), 44 + 13 * n, "what"));
       }
       g.append(head);
       let at = x + 8;
@@ -308,6 +312,7 @@ window.drawTimeline = (() => {
     for (const event of [...EVENTS, "other"].filter((event) => drawing.events.has(event))) {
       add(el("rect", { class: `bar e-${event}`, x: 2, y: 1, width: 11, height: 12 }), event === "other" ? "another event" : event);
     }
+    add(el("rect", { class: "about", x: 7, y: 1, width: 2, height: 12 }), "pages that the step is about");
     const kinds = {
       setup: [el("rect", { class: "setup", x: 4, y: 1, width: 8, height: 12 }), "migrate_vma_setup()"],
       collect: [el("rect", { class: "collect", x: 5, y: 1, width: 5, height: 12 }), "pages collected"],
@@ -323,7 +328,7 @@ window.drawTimeline = (() => {
     return list;
   }
 
-  function labels(drawing, lane) {
+  function labels(drawing) {
     const svg = el("svg", { class: "lanes", width: 104, height: drawing.height, "aria-hidden": "true" });
     svg.append(el("text", { class: "number", x: 98, y: 13, "text-anchor": "end" }, "step, at"));
     for (const { label, y, height, pages } of drawing.lanes) {
@@ -389,11 +394,10 @@ window.drawTimeline = (() => {
       "aria-label": `${data.steps.length} steps; the arrow keys go through them`,
       "data-bars": drawing.bars,
     });
+    svg.append(body);
     for (const lane of drawing.lanes) {
       svg.append(el("rect", { class: "lane", x: 0, y: lane.y, width: x, height: lane.height }));
     }
-    svg.prepend(body.cloneNode(false));
-    svg.append(body);
     const scroll = html("div", "scroll", svg);
     const pane = html("pre", "pane", "Point at something, or go there with the arrow keys.");
     pane.setAttribute("aria-live", "polite");
