@@ -21,7 +21,7 @@ pub(super) struct Steps {
     groups: Groups,
     step: Option<Step>,
     /// Steps of the calibration that have nothing to say for themselves.
-    calibration: Option<(Option<u64>, Vec<String>, u64)>,
+    calibration: Option<Calibration>,
     began: Option<u64>,
     /// What was broken, by the number of the step.
     violations: BTreeMap<u32, Vec<Violation>>,
@@ -30,6 +30,8 @@ pub(super) struct Steps {
 
 /// A step that has ended.
 pub(super) struct Ended<'a> {
+    /// Its number, by which rules name it; of the calibration, that of its first.
+    pub(super) number: u32,
     /// Since the first step; a test that exits cannot say when.
     pub(super) ns: Option<u64>,
     /// The operation, and by whom.
@@ -56,6 +58,14 @@ impl Ended<'_> {
 
 /// Whoever takes steps as they end.
 type Take<'a> = dyn FnMut(Ended<'_>) -> io::Result<()> + 'a;
+
+/// Steps of the calibration, as one.
+struct Calibration {
+    number: u32,
+    ns: Option<u64>,
+    ops: Vec<String>,
+    events: u64,
+}
 
 /// The step that goes on.
 struct Step {
@@ -148,9 +158,11 @@ impl Steps {
         };
         let op = step.doing.as_ref().map_or("", |doing| doing.op.as_str());
         if CALIBRATIONS.iter().any(|(known, _)| *known == op) && violations.is_empty() {
-            let (_, ops, events) = self.calibration.get_or_insert((step.ns, Vec::new(), 0));
-            ops.push(op.to_owned());
-            *events += step.events;
+            let (number, ns) = (step.number, step.ns);
+            let begun = Calibration { number, ns, ops: Vec::new(), events: 0 };
+            let calibration = self.calibration.get_or_insert(begun);
+            calibration.ops.push(op.to_owned());
+            calibration.events += step.events;
             return Ok(());
         }
         self.end_calibration(take)?;
@@ -161,13 +173,16 @@ impl Steps {
         if !alone {
             self.told.left_out += self.groups.other_rows;
         }
-        let Step { doing, text, ns, .. } = step;
-        take(Ended { ns, text, doing, violations, fold, buffers: &self.buffers })
+        let Step { number, doing, text, ns, .. } = step;
+        take(Ended { number, ns, text, doing, violations, fold, buffers: &self.buffers })
     }
 
     fn end_calibration(&mut self, take: &mut Take<'_>) -> io::Result<()> {
-        let Some((ns, ops, events)) = self.calibration.take() else { return Ok(()) };
+        let Some(Calibration { number, ns, ops, events }) = self.calibration.take() else {
+            return Ok(());
+        };
         take(Ended {
+            number,
             ns,
             text: format!("{} ({events} rows, as they must be)", ops.join(", ")),
             doing: None,

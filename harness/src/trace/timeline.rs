@@ -55,6 +55,8 @@ pub struct Timeline {
 /// A step.
 #[derive(Debug, Serialize)]
 pub struct Drawn {
+    /// The number by which rules name it.
+    number: u32,
     /// Nanoseconds since the first one, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     ns: Option<u64>,
@@ -159,7 +161,15 @@ impl Timeline {
             .map(|broken| format!("rule {}: {}", broken.rule, broken.text))
             .collect();
         broken.iter_mut().for_each(clip);
-        self.steps.push(Drawn { ns: step.ns, text: name, doing, broken, items, more });
+        self.steps.push(Drawn {
+            number: step.number,
+            ns: step.ns,
+            text: name,
+            doing,
+            broken,
+            items,
+            more,
+        });
         Ok(())
     }
 
@@ -206,7 +216,10 @@ mod tests {
         assert!(timeline.text.contains("4 x fault, migrate_setup, MIGRATE buffer[0..4)"));
         let json = serde_json::to_value(&timeline).expect("plain data");
         let to_device = &json["steps"][3];
-        assert_eq!(to_device["doing"]["pages"]["pages"], 4);
+        assert_eq!(
+            (&to_device["number"], &to_device["doing"]["pages"]["pages"]),
+            (&4.into(), &4.into())
+        );
         let migrate = &to_device["items"][1];
         assert_eq!(migrate["item"]["kind"], "invalidation");
         assert_eq!(migrate["item"]["lane"], "mm0");

@@ -8,10 +8,10 @@ use anyhow::Context as _;
 
 use crate::context::Context;
 use crate::judge::Results;
+use crate::packages;
 use crate::proc::Cmd;
 use crate::report::{self, html::REPORT};
 use crate::stop::Stop;
-use crate::packages;
 
 /// What the step is called.
 pub(super) const NAME: &str = "report.html in chromium";
@@ -171,7 +171,10 @@ mod tests {
         ] {
             page.line(line);
         }
-        assert_eq!((page.tests, page.hidden, page.bars, page.count.as_str()), (2, 1, 7, "1 of 2 tests"));
+        assert_eq!(
+            (page.tests, page.hidden, page.bars, page.count.as_str()),
+            (2, 1, 7, "1 of 2 tests")
+        );
         assert!(page.wrong().is_some_and(|wrong| wrong.contains("Uncaught")));
         assert_eq!(page.complaints.len(), 1);
     }

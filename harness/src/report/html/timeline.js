@@ -263,16 +263,16 @@ window.drawTimeline = (() => {
       const head = el("g", { class: "mark head", tabindex: "-1", role: "img" });
       const broken = (step.broken || []).map((text) => `\n! ${text}`).join("");
       const nothing = empty ? "\nno event of a buffer" : "";
-      this.tell(head, `step ${n + 1}: ${step.text}${step.ns === undefined ? "" : `, at ${seconds(step.ns)}`}${broken}${nothing}`);
+      this.tell(head, `step ${step.number}: ${step.text}${step.ns === undefined ? "" : `, at ${seconds(step.ns)}`}${broken}${nothing}`);
       head.append(el("rect", { class: "hit", x, y: 0, width, height: empty ? this.height : HEAD }));
       const text = (content, y, name_) => head.append(el("text", { class: name_, x: x + 6, y }, content));
       if (empty) {
         const at = `rotate(90 ${x + 6} 20)`;
         head.append(el("text", { class: "quiet", x: x + 6, y: 20, transform: at }, short(step.text, Math.floor((this.height - 26) / 6))));
-        head.append(el("text", { class: "number", x: x + 3, y: 13 }, String(n + 1)));
+        head.append(el("text", { class: "number", x: x + 3, y: 13 }, String(step.number)));
       } else {
         const most = Math.floor((width - 10) / 6.4);
-        text(`${n + 1}  ${seconds(step.ns)}`, 13, "number");
+        text(`${step.number}  ${seconds(step.ns)}`, 13, "number");
         text(`${step.broken ? "! " : ""}${short(doing.op || step.text, most)}`, 30, "op");
         const by = (/ by (\w+)$/.exec(step.text) || [])[1];
         const span = doing.pages && `${doing.pages.buffer}[${doing.pages.first}..${doing.pages.first + doing.pages.pages})`;
@@ -365,7 +365,13 @@ window.drawTimeline = (() => {
       if (box.left < frame.left) scroll.scrollLeft -= frame.left - box.left + 20;
       if (box.right > frame.right) scroll.scrollLeft += box.right - frame.right + 20;
     };
-    marks[0].setAttribute("tabindex", "0");
+    // What is wrong is looked at first.
+    at = Math.max(marks.findIndex((mark) => mark.told.includes("\n! ")), 0);
+    marks[at].setAttribute("tabindex", "0");
+    if (at > 0) {
+      show(marks[at]);
+      scroll.scrollLeft = marks[at].getBoundingClientRect().left - scroll.getBoundingClientRect().left - 60;
+    }
     marks.forEach((mark, n) => {
       mark.addEventListener("focus", () => show(mark));
       mark.addEventListener("pointerenter", () => show(mark));
