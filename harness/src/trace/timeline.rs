@@ -19,8 +19,12 @@ use crate::judge::Violation;
 const MOST_STEPS: usize = 400;
 const MOST_EVENTS: usize = 1500;
 
-/// How long a name may be, in bytes. The names of an honest guest are short.
+/// How long a name may be, and a line, in bytes. Those of an honest guest are short.
 const LONGEST: usize = 200;
+const LONGEST_LINE: usize = 1000;
+
+/// How many broken rules of a step are told.
+const MOST_BROKEN: usize = 20;
 
 /// How much is told of a trace in words, in bytes.
 const MOST_BYTES: usize = 32 << 10;
@@ -139,28 +143,29 @@ impl Timeline {
         let mut items = Vec::new();
         for (item, lines) in all {
             self.events += item.drawn();
-            if self.events > MOST_EVENTS || lines.iter().any(|line| line.len() > 2 * LONGEST) {
+            if self.events > MOST_EVENTS || lines.iter().any(|line| line.len() > LONGEST_LINE) {
                 more += 1;
             } else {
                 items.push(Happened { item, text: lines.join("\n") });
             }
         }
         let mut name = step.text.clone();
-        clip(&mut name);
+        clip(&mut name, LONGEST);
         let mut doing = step.doing.clone();
         if let Some(doing) = &mut doing {
             let pages = doing.pages.as_mut().map(|pages| &mut pages.buffer);
             [Some(&mut doing.op), doing.device.as_mut(), pages, Some(&mut doing.note)]
                 .into_iter()
                 .flatten()
-                .for_each(clip);
+                .for_each(|text| clip(text, LONGEST));
         }
         let mut broken: Vec<String> = step
             .violations
             .iter()
+            .take(MOST_BROKEN)
             .map(|broken| format!("rule {}: {}", broken.rule, broken.text))
             .collect();
-        broken.iter_mut().for_each(clip);
+        broken.iter_mut().for_each(|text| clip(text, LONGEST));
         self.steps.push(Drawn {
             number: step.number,
             ns: step.ns,
@@ -174,11 +179,13 @@ impl Timeline {
     }
 
     fn tell(&mut self, lines: &[impl AsRef<str>]) {
-        for line in lines.iter().map(AsRef::as_ref) {
+        for line in lines {
+            let mut line = line.as_ref().to_owned();
+            clip(&mut line, LONGEST_LINE);
             if self.more_lines > 0 || self.text.len() + line.len() >= MOST_BYTES {
                 self.more_lines += 1;
             } else {
-                self.text.push_str(line);
+                self.text.push_str(&line);
                 self.text.push('\n');
             }
         }
@@ -186,9 +193,9 @@ impl Timeline {
 }
 
 /// Cuts what no honest guest says.
-fn clip(text: &mut String) {
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
+fn clip(text: &mut String, most: usize) {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
         text.push_str("...");
     }
 }

@@ -14,11 +14,11 @@ use crate::trace::Timeline;
 /// How many broken rules are told.
 const RULES: usize = 50;
 
-/// The text.
+/// The text; the trace is drawn only if there is `room` for it.
 ///
 /// # Errors
 /// When the drawing cannot be written.
-pub(super) fn text(report: &Report<'_>, n: usize, test: &TestResult) -> Result<String> {
+pub(super) fn text(report: &Report<'_>, n: usize, test: &TestResult, room: bool) -> Result<String> {
     let mut text = format!("<div class=\"detail\">\n<h3 class=\"vh\">{}</h3>\n", line(&test.id));
     if !test.reason.is_empty() {
         text.push_str(&format!(
@@ -37,7 +37,11 @@ pub(super) fn text(report: &Report<'_>, n: usize, test: &TestResult) -> Result<S
         };
         text.push_str(&format!("<h4>What the kernel said</h4>\n{complaints}{more}"));
     }
-    text.push_str(&trace(report, n, test)?);
+    if room {
+        text.push_str(&trace(report, n, test)?);
+    } else if test.trace.captured > 0 {
+        text.push_str("<p>The trace is not drawn: the page is large enough.</p>\n");
+    }
     let mut commands = vec![again(report.program, report.dir, &test.id)];
     if test.trace.captured > 0 {
         commands.push(show_trace(report.program, report.dir, &test.id));

@@ -86,7 +86,9 @@ pub(super) fn wrong(report: &Report<'_>) -> String {
             escape_lines(&clip(reason, TEXT))
         ));
     }
-    let red: Vec<&TestResult> = results.tests.iter().filter(|test| !test.as_expected).collect();
+    // Those that had no turn have nothing to tell.
+    let told = |test: &&TestResult| !test.as_expected && test.verdict != Verdict::NotRun;
+    let red: Vec<&TestResult> = results.tests.iter().filter(told).collect();
     text.push_str(&listed("Tests that are not as expected", &red));
     if !results.kernel_events.is_empty() {
         let complaints: String = results
@@ -96,6 +98,9 @@ pub(super) fn wrong(report: &Report<'_>) -> String {
             .map(|event| complaint(report, event))
             .collect();
         text.push_str(&format!("<h3>Complaints of the kernel outside any test</h3>\n{complaints}"));
+    }
+    if results.summary.not_run > 0 {
+        text.push_str(&format!("<p>Not run: {} of the tests.</p>\n", results.summary.not_run));
     }
     let odd: Vec<&TestResult> = results
         .tests

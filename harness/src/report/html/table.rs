@@ -10,6 +10,10 @@ use super::{Report, detail};
 use crate::judge::{Check, Results, TestResult};
 use crate::progress::seconds;
 
+/// How large the table may become before no more traces are drawn, in bytes. That of
+/// 60 tests takes a sixth of it.
+const ROOM: usize = 4 << 20;
+
 /// The columns: what each is called and what it is sorted by, whether it holds
 /// numbers, and what its name is short for.
 const COLUMNS: [(&str, &str, &str, &str); 10] = [
@@ -46,7 +50,7 @@ pub(super) fn section(report: &Report<'_>) -> Result<String> {
         .collect();
     let mut rows = String::new();
     for (n, test) in tests.iter().enumerate() {
-        rows.push_str(&row(report, n, test)?);
+        rows.push_str(&row(report, n, test, rows.len() < ROOM)?);
     }
     Ok(format!(
         "{head}{}<div class=\"wide tests\"><table>\n<thead><tr>{columns}</tr></thead>\n{rows}</table></div>\n\
@@ -82,7 +86,7 @@ fn filters(results: &Results) -> String {
     )
 }
 
-fn row(report: &Report<'_>, n: usize, test: &TestResult) -> Result<String> {
+fn row(report: &Report<'_>, n: usize, test: &TestResult, room: bool) -> Result<String> {
     let id = line(&test.id);
     let device = test.device.map_or("", |device| device.as_str());
     let checks = &test.checks;
@@ -104,7 +108,7 @@ fn row(report: &Report<'_>, n: usize, test: &TestResult) -> Result<String> {
         test.trace.captured,
         notes(test),
         COLUMNS.len(),
-        detail::text(report, n, test)?
+        detail::text(report, n, test, room)?
     ))
 }
 
