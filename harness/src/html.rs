@@ -21,7 +21,8 @@ pub(crate) fn clip(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();
     }
-    let (kept, rest) = text.split_at(text.floor_char_boundary(most));
+    let between = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let (kept, rest) = text.split_at(between);
     format!("{kept} ... and {} more bytes", rest.len())
 }
 

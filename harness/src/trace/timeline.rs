@@ -13,6 +13,7 @@ use super::fold::Drawing;
 use super::row::Row;
 use super::steps::{Ended, Steps};
 use super::tell::{self, Told};
+use crate::html::clip;
 use crate::judge::Violation;
 
 /// How much of a trace is drawn: so many steps, and so many events of all of them.
@@ -150,14 +151,14 @@ impl Timeline {
             }
         }
         let mut name = step.text.clone();
-        clip(&mut name, LONGEST);
+        cut(&mut name, LONGEST);
         let mut doing = step.doing.clone();
         if let Some(doing) = &mut doing {
             let pages = doing.pages.as_mut().map(|pages| &mut pages.buffer);
             [Some(&mut doing.op), doing.device.as_mut(), pages, Some(&mut doing.note)]
                 .into_iter()
                 .flatten()
-                .for_each(|text| clip(text, LONGEST));
+                .for_each(|text| cut(text, LONGEST));
         }
         let mut broken: Vec<String> = step
             .violations
@@ -165,7 +166,7 @@ impl Timeline {
             .take(MOST_BROKEN)
             .map(|broken| format!("rule {}: {}", broken.rule, broken.text))
             .collect();
-        broken.iter_mut().for_each(|text| clip(text, LONGEST));
+        broken.iter_mut().for_each(|text| cut(text, LONGEST));
         self.steps.push(Drawn {
             number: step.number,
             ns: step.ns,
@@ -181,7 +182,7 @@ impl Timeline {
     fn tell(&mut self, lines: &[impl AsRef<str>]) {
         for line in lines {
             let mut line = line.as_ref().to_owned();
-            clip(&mut line, LONGEST_LINE);
+            cut(&mut line, LONGEST_LINE);
             if self.more_lines > 0 || self.text.len() + line.len() >= MOST_BYTES {
                 self.more_lines += 1;
             } else {
@@ -193,10 +194,9 @@ impl Timeline {
 }
 
 /// Cuts what no honest guest says.
-fn clip(text: &mut String, most: usize) {
+fn cut(text: &mut String, most: usize) {
     if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
-        text.push_str("...");
+        *text = clip(text, most);
     }
 }
 
