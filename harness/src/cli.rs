@@ -47,6 +47,8 @@ pub enum Command {
     Judge(JudgeArgs),
     /// Show a saved run: its tests, one of them, its trace, or what differs from another
     Show(ShowArgs),
+    /// Write the page of a saved run again, and print where it is
+    Report(ReportArgs),
     /// Say what is worse in a run than in another, and what is better
     Compare(CompareArgs),
     /// Keep what runs are held against by --baseline
@@ -342,6 +344,14 @@ pub struct ShowArgs {
     /// it sets the owner, and whether a test executed it
     #[arg(long, conflicts_with_all = ["test", "trace", "diff", "perfetto"])]
     pub callers: bool,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A run directory, its name, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
 }
 
 /// Options of `compare`.

@@ -33,6 +33,7 @@ pub mod embedded;
 pub mod events;
 pub mod flow;
 pub mod git;
+mod html;
 pub mod interrupt;
 mod kbuild;
 pub mod keeper;

@@ -7,8 +7,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, baseline, bench, bisect, cache, check, compare, doctor, judge, list, run_kernel_tests,
-    show, torture,
+    self, baseline, bench, bisect, cache, check, compare, doctor, judge, list, report,
+    run_kernel_tests, show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::{self, say};
@@ -75,6 +75,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::List(args) => list::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Show(args) => show::run(&commands::session()?, &args).await,
+        Command::Report(args) => report::run(&args),
         Command::Doctor(args) => doctor::run(&commands::session()?, &args).await,
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
         Command::Cache(args) => cache::run(&args).await,

@@ -45,7 +45,7 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 14] = [
+pub const FILES: [&str; 16] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
@@ -55,6 +55,8 @@ const FILES: [&str; 14] = [
     report::DRAFT,
     report::JUNIT,
     report::KTAP,
+    report::html::REPORT,
+    report::html::REPORT_DRAFT,
     MARK,
     "console.log",
     "kernel.config",

@@ -207,6 +207,8 @@ fn a_machine_without_programs_is_129_with_the_command_that_mends_it() {
     // Every code but 128 leaves results.
     let results = fs::read_to_string(home.path().join("runs/latest/results.json")).unwrap();
     assert!(results.contains("\"outcome\": \"fault\""), "{results}");
+    let page = fs::read_to_string(home.path().join("runs/latest/report.html")).unwrap();
+    assert!(page.contains("What went wrong") && page.contains("qemu-system-x86"), "{page}");
     let doctor: Ended = home.command(&["doctor"]).env("PATH", home.path()).output().unwrap().into();
     assert_eq!(doctor.code, Some(129));
     assert!(doctor.out.contains("MISSING"), "{}", doctor.out);
@@ -285,6 +287,33 @@ fn a_saved_run_is_shown() {
             "\n7 steps, 45 rows, of which 4 about other memory are left out",
         ],
     );
+}
+
+#[test]
+fn the_page_of_a_saved_run_is_written_again() {
+    let home = home_with_runs();
+    let page = home.path().join("runs/first/report.html");
+    let ended = home.run(&["report", "first"]);
+    assert_eq!(ended.with(0).out, format!("{}\n", page.canonicalize().unwrap().display()));
+    let text = fs::read_to_string(&page).unwrap();
+    for part in [
+        "<a href=\"#hmm.migrate.coherent\">",
+        "rule <b>callbacks</b>, step 4 to-device dmirror0 buffer[0..4)",
+        "dmirror_fault (lib/test_hmm.c:42)",
+        "hmm-harness run-kernel-tests --plan",
+        "45 events captured, 2 lost",
+        "since 6.19",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    fs::remove_file(&page).unwrap();
+    fs::create_dir(&page).unwrap();
+    home.run(&["report", "first"]).with(129).says(&["cannot write", "report.html"]);
+    home.run(&["report", "third"]).with(128).says(&["there is no run \"third\""]);
+    fs::remove_file(home.path().join("runs/second/results.json")).unwrap();
+    home.run(&["report", "second"]).with(128).says(&["results.json", "hint: hmm-harness judge"]);
+    fs::write(home.path().join("runs/second/bisect.html"), "").unwrap();
+    home.run(&["report", "second"]).with(128).says(&["is a bisect", "bisect.html"]);
 }
 
 #[test]
@@ -370,9 +399,17 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 fn help_is_what_is_recorded() {
     let home = Home::new();
     let mut text = home.run(&["--help"]).out;
-    for command in
-        ["run-kernel-tests", "bisect", "list", "judge", "show", "doctor", "check", "torture"]
-    {
+    for command in [
+        "run-kernel-tests",
+        "bisect",
+        "list",
+        "judge",
+        "show",
+        "report",
+        "doctor",
+        "check",
+        "torture",
+    ] {
         text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");

@@ -85,7 +85,11 @@ fn baseline(dir: &Path) -> Result<Baseline> {
     Baseline::read(&path, &text).map_err(|problem| anyhow!(problem.what))
 }
 
-fn records(path: &Path) -> Result<Vec<Record>> {
+/// What is written in an `events.jsonl`.
+///
+/// # Errors
+/// When it cannot be read, or holds what this program does not write.
+pub fn records(path: &Path) -> Result<Vec<Record>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut records = Vec::new();
     for (n, line) in BufReader::new(file).lines().enumerate() {

@@ -44,7 +44,8 @@ pub fn run(args: &JudgeArgs) -> Result<u8, Stop> {
     if let Some(why) = evidence.unwritten() {
         say(format_args!("note     {why}"));
     }
-    if let Err(error) = report::write(&results, &dir) {
+    let written = report::write(&results, &dir).and_then(|()| report::html::write(&results, &dir));
+    if let Err(error) = written {
         say(format_args!("note     {error:#}"));
     }
     let copied = report::write_copies(&results, &dir, &copies);

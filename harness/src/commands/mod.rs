@@ -13,6 +13,7 @@ mod each;
 mod github;
 pub mod judge;
 pub mod list;
+pub mod report;
 pub mod run_kernel_tests;
 pub mod show;
 pub mod torture;
@@ -25,7 +26,7 @@ use crate::baseline::Baseline;
 use crate::context::Session;
 use crate::interrupt::Interrupt;
 use crate::progress::{self, Talk, say};
-use crate::report::{self, Copies, Kcidb};
+use crate::report::{Copies, JUNIT, KTAP, Kcidb, RESULTS};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
 
@@ -73,7 +74,7 @@ fn kcidb(
 ) -> Option<Kcidb> {
     let (at, what) = match (&path, origin) {
         (None, None) => return None,
-        (Some(_), Some(origin)) if report::is_origin(origin) => {
+        (Some(_), Some(origin)) if crate::report::is_origin(origin) => {
             return path.map(|path| Kcidb { path, origin: origin.to_owned() });
         }
         (Some(_), Some(origin)) => {
@@ -92,9 +93,9 @@ fn kcidb(
 /// with each other, and with the run directory if it is known.
 fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
     let all = [
-        ("--json", Some(report::RESULTS), &copies.json),
-        ("--junit", Some(report::JUNIT), &copies.junit),
-        ("--ktap", Some(report::KTAP), &copies.ktap),
+        ("--json", Some(RESULTS), &copies.json),
+        ("--junit", Some(JUNIT), &copies.junit),
+        ("--ktap", Some(KTAP), &copies.ktap),
         ("--kcidb", None, &copies.kcidb.as_ref().map(|kcidb| kcidb.path.clone())),
     ];
     let mut problems = Vec::new();
@@ -118,7 +119,7 @@ fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
 /// # Errors
 /// When it is not there, or is none.
 fn read_baseline(at: &str, path: &Path) -> Result<Baseline, Stop> {
-    let hint = format!("{} baseline update FILE writes one from a run", report::program());
+    let hint = format!("{} baseline update FILE writes one from a run", crate::report::program());
     let text = std::fs::read_to_string(path).map_err(|error| {
         Stop::usage(Problem::new(at, format!("{}: {error}", path.display())).hint(hint))
     })?;

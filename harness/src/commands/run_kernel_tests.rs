@@ -294,12 +294,13 @@ pub async fn carry_out(
     let own = report::write(&results, &dir);
     // They may lie on different disks, of which one is full.
     let copy = report::write_copies(&results, &dir, &prepared.copies);
+    let page = report::html::write(&results, &dir).map(drop);
     let words = evidence.unwritten().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)));
     let traces = prepared.perfetto.as_ref().map_or(Ok(()), |path| {
         let tests: Vec<&str> = results.tests.iter().map(|test| test.id.as_str()).collect();
         show::perfetto::write(&dir, &tests, path).map(drop)
     });
-    if let Err(error) = own.and(copy).and(words).and(traces) {
+    if let Err(error) = own.and(copy).and(page).and(words).and(traces) {
         // What was judged is shown all the same.
         results.outcome = RunOutcome::Fault;
         results.exit_code = stop::FAULT;

@@ -101,9 +101,26 @@ pub fn needs() -> &'static [Need] {
     NEEDS
 }
 
+/// What `check` needs beside [`needs`].
+const NEEDS_OF_CHECK: &[Need] = &[Need {
+    name: "chromium",
+    look: Look::Path,
+    package: "chromium",
+    purpose: "opens report.html",
+}];
+
 /// What of [`needs`] is not there.
 pub fn missing() -> Vec<Missing> {
-    let absent = needs().iter().filter(|need| need.found().is_none());
+    absent(needs())
+}
+
+/// What is not there of that which `check` needs beside [`needs`].
+pub fn missing_for_check() -> Vec<Missing> {
+    absent(NEEDS_OF_CHECK)
+}
+
+fn absent(needs: &[Need]) -> Vec<Missing> {
+    let absent = needs.iter().filter(|need| need.found().is_none());
     absent.map(|need| Missing { need: *need }).collect()
 }
 
@@ -155,7 +172,7 @@ mod tests {
 
     #[test]
     fn every_need_says_what_it_is_for() {
-        for need in needs() {
+        for need in needs().iter().chain(NEEDS_OF_CHECK) {
             assert!(!need.package.is_empty() && !need.purpose.is_empty(), "{need:?}");
         }
     }

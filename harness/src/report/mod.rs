@@ -2,6 +2,7 @@
 //! other formats, and a closing summary for the person at the terminal.
 
 mod cases;
+pub mod html;
 #[cfg(test)]
 pub(crate) use cases::tests;
 mod github;
@@ -230,6 +231,17 @@ fn is_on(state: &str) -> bool {
     state.starts_with("on")
 }
 
+/// The command that runs a test once more; `program` is how ours is called.
+pub fn again(program: &str, dir: &Path, id: &str) -> String {
+    let plan = quote(&dir.join("plan.yaml").to_string_lossy());
+    format!("{program} run-kernel-tests --plan {plan} --test {id}")
+}
+
+/// The command that tells a test's trace.
+pub fn show_trace(program: &str, dir: &Path, id: &str) -> String {
+    format!("{program} show {} --test {id} --trace", quote(&dir.to_string_lossy()))
+}
+
 /// What a person would do next about the first thing that is wrong.
 fn next_command(results: &Results, dir: &Path) -> Option<String> {
     let plan = quote(&dir.join("plan.yaml").to_string_lossy());
@@ -238,7 +250,7 @@ fn next_command(results: &Results, dir: &Path) -> Option<String> {
         RunOutcome::AsExpected => None,
         RunOutcome::NotAsExpected => {
             let red = results.tests.iter().find(|t| !t.as_expected)?;
-            Some(format!("{program} run-kernel-tests --plan {plan} --test {}", red.id))
+            Some(again(program, dir, &red.id))
         }
         RunOutcome::Fault => Some(format!("{program} doctor")),
         RunOutcome::NotJudgeable | RunOutcome::Interrupted => {

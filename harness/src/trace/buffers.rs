@@ -89,10 +89,26 @@ impl Buffers {
         self.touched(start, end).is_some()
     }
 
+    /// Whether a range is all that there is.
+    pub(super) fn is_everything((start, end): (u64, u64)) -> bool {
+        start == 0 && end >= u64::MAX - PAGE
+    }
+
+    /// A range as pages of the first buffer that it touches: its name, the first
+    /// page, and the one behind the last. Pages that are touched in part count.
+    pub(super) fn pages(&self, (start, end): (u64, u64)) -> Option<(&str, i64, i64)> {
+        let (base, name) = self.touched(start, end)?;
+        let page = |address: u64, up: i128| {
+            let bytes = i128::from(address) - i128::from(base) + up * i128::from(PAGE - 1);
+            i64::try_from(bytes.div_euclid(i128::from(PAGE))).unwrap_or(i64::MAX)
+        };
+        Some((name, page(start, 0), page(end, 1)))
+    }
+
     /// A range in words: `buffer[0..64)`, with pages before and behind the buffer
     /// counted on; `everything`; or its addresses.
     pub(super) fn place(&self, (start, end): (u64, u64)) -> String {
-        let whole = start == 0 && end >= u64::MAX - PAGE;
+        let whole = Buffers::is_everything((start, end));
         let aligned = start % PAGE == 0 && end % PAGE == 0;
         match self.touched(start, end) {
             _ if whole => "everything".into(),
@@ -162,6 +178,9 @@ mod tests {
         ] {
             assert_eq!(buffers.place(range), place);
         }
+        assert_eq!(buffers.pages((0xf000, 0x11000)), Some(("buffer", -1, 1)));
+        assert_eq!(buffers.pages((0x10010, 0x12001)), Some(("buffer", 0, 3)));
+        assert_eq!(buffers.pages((0x20000, 0x21000)), None);
         assert!(!buffers.touch((0x20000, 0x21000)));
         assert!(buffers.touch((0x1ffff, 0x20000)));
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::buffers::Buffers;
 use super::canonical::{about, name};
-use super::fold::{Fold, Node};
+use super::fold::{Fold, Kind, Node};
 use super::row::{Probe, Row};
 
 /// How many events may wait for an earlier one to end, to be told after it.
@@ -33,6 +33,8 @@ pub(super) struct Groups {
     broken: BTreeSet<u64>,
     /// By whom the step is done; what others do is said to be by them.
     doer: Option<u32>,
+    /// The address space of each process, as its last invalidation said.
+    spaces: HashMap<u32, String>,
 }
 
 /// An invalidation that goes on.
@@ -67,6 +69,7 @@ impl Groups {
             self.leave_out(None);
             return;
         }
+        self.learn_space(row);
         match row.probe {
             Probe::Step => {}
             Probe::InvalidateStart => {
@@ -166,6 +169,16 @@ impl Groups {
         }
     }
 
+    /// Remembers the address space of a process that says who it is.
+    fn learn_space(&mut self, row: &Row) {
+        let Some(mm) = &row.mm else { return };
+        let known = self.spaces.get(&row.tgid);
+        let room = known.is_some() || self.spaces.len() < MOST_THREADS;
+        if row.tgid != 0 && room && known != Some(mm) {
+            self.spaces.insert(row.tgid, mm.clone());
+        }
+    }
+
     /// Whether there is no room for what the row begins.
     fn is_too_much(&self, row: &Row) -> bool {
         let full = |threads: usize, inside: Option<usize>| match inside {
@@ -200,6 +213,8 @@ impl Groups {
         for mut open in open.into_iter().rev() {
             if let Some(mut node) = open.node.take() {
                 let again = Node {
+                    kind: node.kind,
+                    lane: node.lane.clone(),
                     what: node.what.clone(),
                     about: node.about.clone(),
                     range: node.range,
@@ -275,7 +290,23 @@ impl Groups {
     }
 
     fn node(&self, row: &Row, what: &str, buffers: &Buffers) -> Node {
+        let kind = match row.probe {
+            Probe::InvalidateStart | Probe::InvalidateEnd | Probe::Step => Kind::Invalidation,
+            Probe::Callback | Probe::CallbackReturn => Kind::Callback,
+            Probe::Collect => Kind::Collect,
+            Probe::MigrateSetup => Kind::Setup,
+            Probe::MigrateFault => Kind::Fault,
+            Probe::Insert => Kind::Insert,
+            Probe::Remove => Kind::Remove,
+            Probe::Release => Kind::Release,
+        };
+        let lane = match kind {
+            Kind::Callback | Kind::Insert | Kind::Remove => row.sub.as_ref(),
+            _ => row.mm.as_ref().or_else(|| self.spaces.get(&row.tgid)),
+        };
         Node {
+            kind,
+            lane: lane.cloned(),
             what: what.to_owned(),
             about: self.about(row, false),
             range: row.addresses(),

@@ -20,7 +20,9 @@ mod probes;
 mod ring;
 mod row;
 mod rules;
+mod steps;
 mod tell;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, Write};
@@ -39,6 +41,7 @@ pub use probes::{ESSENTIAL, setup};
 pub use row::{Address, Probe, Row, rows};
 pub use rules::{RULES, Rules};
 pub use tell::{Tell, Told};
+pub use timeline::{Draw, Timeline};
 
 use crate::judge::{TraceInfo, Violation};
 use operations::Operations;

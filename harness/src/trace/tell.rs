@@ -2,18 +2,12 @@
 //! below it what the kernel did meanwhile, folded where it repeats.
 //!
 //! Rows come in and lines go out; what is kept is what is told of a single step.
-//! As in the canonical form, what touches no buffer is left out, unless a step
-//! has nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use hmm_protocol::trace::CALIBRATIONS;
-
-use super::buffers::Buffers;
-use super::groups::Groups;
-use super::row::{Probe, Row};
+use super::row::Row;
+use super::steps::{Ended, Steps};
 use crate::judge::Violation;
 use crate::progress::clean;
 
@@ -23,15 +17,7 @@ const TIMES: usize = 13;
 /// Tells a trace, row by row.
 pub struct Tell<W> {
     out: W,
-    buffers: Buffers,
-    groups: Groups,
-    step: Option<Step>,
-    /// Steps of the calibration that have nothing to say for themselves.
-    calibration: Option<(Option<u64>, Vec<String>, u64)>,
-    began: Option<u64>,
-    /// What was broken, by the number of the step.
-    violations: BTreeMap<u32, Vec<Violation>>,
-    told: Told,
+    steps: Steps,
 }
 
 /// What came to be told.
@@ -45,35 +31,10 @@ pub struct Told {
     pub left_out: u64,
 }
 
-/// The step that goes on.
-struct Step {
-    number: u32,
-    op: String,
-    text: String,
-    /// Since the first step; a test that exits cannot say when.
-    ns: Option<u64>,
-    events: u64,
-}
-
 impl<W: Write> Tell<W> {
     /// Tells to `out`, with what is known to be broken where it was.
     pub fn new(out: W, violations: &[Violation]) -> Self {
-        let mut by_step: BTreeMap<u32, Vec<Violation>> = BTreeMap::new();
-        for violation in violations {
-            let number = violation.step.split(' ').next().and_then(|word| word.parse().ok());
-            by_step.entry(number.unwrap_or(0)).or_default().push(violation.clone());
-        }
-        let broken = violations.iter().flat_map(|violation| rows_of(&violation.text)).collect();
-        Tell {
-            out,
-            buffers: Buffers::default(),
-            groups: Groups::new(broken),
-            step: None,
-            calibration: None,
-            began: None,
-            violations: by_step,
-            told: Told::default(),
-        }
+        Tell { out, steps: Steps::new(violations) }
     }
 
     /// Takes the next row.
@@ -81,28 +42,8 @@ impl<W: Write> Tell<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn push(&mut self, row: &Row) -> io::Result<()> {
-        if row.probe != Probe::Step {
-            self.told.events += 1;
-            self.groups.push(row, &self.buffers);
-            self.step.iter_mut().for_each(|step| step.events += 1);
-            return Ok(());
-        }
-        self.end_step()?;
-        self.buffers.learn(row);
-        self.groups.next_step(row);
-        self.told.steps += 1;
-        let began = self.began.or(row.t_ns);
-        self.began = began;
-        let doing = row.doing.clone().unwrap_or_default();
-        let by = if row.role == "test" { String::new() } else { format!(" by {}", row.role) };
-        self.step = Some(Step {
-            number: row.step,
-            text: format!("{doing}{by}"),
-            op: doing.op,
-            ns: row.t_ns.zip(began).map(|(ns, began)| ns.saturating_sub(began)),
-            events: 0,
-        });
-        Ok(())
+        let out = &mut self.out;
+        self.steps.push(row, &mut |step| tell(out, &step))
     }
 
     /// The last row was pushed.
@@ -110,84 +51,35 @@ impl<W: Write> Tell<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(mut self) -> io::Result<Told> {
-        self.end_step()?;
-        self.tell_calibration()?;
+        let out = &mut self.out;
+        let (told, rest) = self.steps.finish(&mut |step| tell(out, &step))?;
         // What belongs to no step that there is must not go unsaid.
-        for violation in std::mem::take(&mut self.violations).into_values().flatten() {
-            let Violation { rule, step, text } = violation;
-            self.line("", &format!("! rule {rule}, step {step}: {text}"))?;
+        for Violation { rule, step, text } in rest {
+            line(&mut self.out, "", &format!("! rule {rule}, step {step}: {text}"))?;
         }
         self.out.flush()?;
-        Ok(self.told)
+        Ok(told)
     }
+}
 
-    fn end_step(&mut self) -> io::Result<()> {
-        self.groups.end_step();
-        let violations = match &self.step {
-            Some(step) => self.violations.remove(&step.number).unwrap_or_default(),
-            None => self.violations.remove(&0).unwrap_or_default(),
-        };
-        let step = self.step.take();
-        let Some(step) = step.or_else(|| {
-            let early = !self.groups.shown.is_empty() || !violations.is_empty();
-            early.then(|| Step {
-                number: 0,
-                op: String::new(),
-                text: "before the first step".into(),
-                ns: None,
-                events: 0,
-            })
-        }) else {
-            self.told.left_out += self.groups.other_rows;
-            return Ok(());
-        };
-        let calibrates = CALIBRATIONS.iter().any(|(op, _)| *op == step.op);
-        if calibrates && violations.is_empty() {
-            let (_, ops, events) = self.calibration.get_or_insert((step.ns, Vec::new(), 0));
-            ops.push(step.op);
-            *events += step.events;
-            return Ok(());
-        }
-        self.tell_calibration()?;
-        self.line(&since(step.ns), &step.text)?;
-        for Violation { rule, text, .. } in violations {
-            self.line("", &format!("  ! rule {rule}: {text}"))?;
-        }
-        // The same memory is touched in every test: what is done to it is news
-        // where nothing else is done.
-        let alone = self.groups.shown.is_empty();
-        let fold = if alone { &self.groups.other } else { &self.groups.shown };
-        if !alone {
-            self.told.left_out += self.groups.other_rows;
-        }
-        for line in fold.lines(&self.buffers) {
-            self.line("", &format!("  {line}"))?;
-        }
-        Ok(())
+/// Tells a step.
+pub(super) fn tell(out: &mut impl Write, step: &Ended<'_>) -> io::Result<()> {
+    line(out, &since(step.ns), &step.text)?;
+    for text in step.lines() {
+        line(out, "", &format!("  {text}"))?;
     }
+    Ok(())
+}
 
-    fn tell_calibration(&mut self) -> io::Result<()> {
-        let Some((ns, ops, events)) = self.calibration.take() else { return Ok(()) };
-        let text = format!("{} ({events} rows, as they must be)", ops.join(", "));
-        self.line(&since(ns), &text)
-    }
-
-    /// Names come from the guest: a line of it stays a line, and drives nothing.
-    fn line(&mut self, time: &str, text: &str) -> io::Result<()> {
-        let text = clean(text).replace('\n', " ");
-        writeln!(self.out, "{}", format!("{time:<TIMES$}{text}").trim_end())
-    }
+/// Names come from the guest: a line of it stays a line, and drives nothing.
+fn line(out: &mut impl Write, time: &str, text: &str) -> io::Result<()> {
+    let text = clean(text).replace('\n', " ");
+    writeln!(out, "{}", format!("{time:<TIMES$}{text}").trim_end())
 }
 
 fn since(ns: Option<u64>) -> String {
     let seconds = |ns| format!("{:>9.3} s", Duration::from_nanos(ns).as_secs_f64());
     ns.map(seconds).unwrap_or_default()
-}
-
-/// The rows that a violation names: `(row 7)`, `(rows 7, 9)`.
-fn rows_of(text: &str) -> BTreeSet<u64> {
-    let Some((_, rows)) = text.rsplit_once("(row") else { return BTreeSet::new() };
-    rows.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
 #[cfg(test)]

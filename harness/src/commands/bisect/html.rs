@@ -3,6 +3,7 @@
 use super::state::{End, State};
 use super::tell::{Traces, described};
 use crate::bisect::{Answer, Change};
+use crate::html::escape;
 use crate::trace::diff::{Chunk, Step, StepDiff, diff};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:76em;\
@@ -158,30 +159,9 @@ fn differing(rows: &mut String, step: &StepDiff<'_>) {
     }
 }
 
-/// Text that stays text: it comes from patches and from guests.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            c if c.is_control() => {}
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_comes_from_elsewhere_is_text() {
-        assert_eq!(escape("<b a=\"1\">&\u{1b}\n</b>"), "&lt;b a=&quot;1&quot;&gt;&amp;&lt;/b&gt;");
-    }
 
     #[test]
     fn traces_stand_side_by_side() {

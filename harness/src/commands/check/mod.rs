@@ -1,8 +1,8 @@
 //! `check`: everything that a change to this project must pass.
 //!
 //! First the sources, then real kernels: the clean one with both root file
-//! systems, every plan of `ci/plans/negative`, each of which plants one bug and
-//! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
+//! systems, whose page is opened in a browser, every plan of `ci/plans/negative`, each
+//! of which plants one bug and says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
 //! answers are known, one by git with the installed program, that program as the gate
 //! of a tree, programs of others that read the results, and every kernel of
 //! `ci/traces.yaml`, which says in what its traces must differ. A harness that has only
@@ -11,6 +11,7 @@
 mod bisects;
 mod consumers;
 mod installed;
+mod page;
 mod traces;
 
 use std::fs;
@@ -64,6 +65,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     let session = &Session { log, interrupt: session.interrupt.clone() };
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
+    let no_browser = page::lacking(ctx, args.yes).await?;
 
     let mut steps = Vec::new();
     for words in SOURCES {
@@ -77,6 +79,12 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let (step, dir) = kernel(session, &name, wishes, None, permissions, &checkout).await?;
         steps.push(step);
         clean = dir.unwrap_or_default();
+    }
+    if no_browser.is_none() && !clean.as_os_str().is_empty() {
+        headline(format_args!("check    {}", page::NAME));
+        let start = Instant::now();
+        let wrong = page::run(ctx, &clean).await?;
+        steps.push(Step::ended(page::NAME.to_owned(), start, wrong));
     }
     // What takes more kernels is for the long check.
     let mut all = vec![checkout.join("ci/plans/smoke.yaml")];
@@ -135,6 +143,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         if let Some(wrong) = &step.wrong {
             text.push_str(&format!("        {}\n", wrong.replace('\n', "\n        ")));
         }
+    }
+    if let Some(why) = no_browser {
+        let why = why.replace('\n', "\n        ");
+        text.push_str(&format!("NOT TRIED  {}\n        {why}\n", page::NAME));
     }
     text.push_str(&format!("{} passed, {failed} failed\n", steps.len() - failed));
     print(&text)?;

@@ -16,7 +16,6 @@ use super::{bisect, check_writable};
 use crate::cli::ShowArgs;
 use crate::context::Session;
 use crate::judge::{Results, TestResult, Verdict};
-use crate::proc::quote;
 use crate::progress::{UNWRITTEN, clean, print, say, stream};
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::trace::{Tell, rows};
@@ -176,15 +175,13 @@ impl Run {
 
     /// What to type to see a test's trace, and to run it once more.
     fn commands(&self, id: &str) -> [String; 2] {
-        let dir = quote(&self.dir.to_string_lossy());
-        [format!("{} show {dir} --test {id} --trace", report::program()), self.again(id)]
+        let steps = report::show_trace(report::program(), &self.dir, id);
+        [steps, self.again(id)]
     }
 
     /// The command that runs a test once more.
     fn again(&self, id: &str) -> String {
-        let plan = self.dir.join("plan.yaml");
-        let plan = quote(&plan.to_string_lossy());
-        format!("{} run-kernel-tests --plan {plan} --test {id}", report::program())
+        report::again(report::program(), &self.dir, id)
     }
 
     /// Where the evidence of a test lies.

@@ -6,7 +6,12 @@
 //! fault of a migration to memory is followed by its `migrate_setup` and its
 //! MIGRATE.
 
+mod drawn;
 mod words;
+
+use serde::Serialize;
+
+pub(super) use drawn::Item as Drawing;
 
 /// How many items of a sequence are told.
 const MOST_ITEMS: usize = 512;
@@ -20,9 +25,35 @@ const SCATTERED: usize = 8;
 /// A range of addresses: the first, and the one behind the last.
 pub(super) type Range = (u64, u64);
 
+/// What an event is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::trace) enum Kind {
+    /// An invalidation.
+    #[default]
+    Invalidation,
+    /// A callback of a subscription.
+    Callback,
+    /// A walk of the page table for a migration.
+    Collect,
+    /// A migration is set up.
+    Setup,
+    /// The CPU touched a page of the device.
+    Fault,
+    /// A subscription comes.
+    Insert,
+    /// A subscription goes.
+    Remove,
+    /// An address space goes.
+    Release,
+}
+
 /// An event, with what happened inside it.
 #[derive(Debug, Default)]
 pub(super) struct Node {
+    pub(super) kind: Kind,
+    /// The address space, or the subscription, that it happened to.
+    pub(super) lane: Option<String>,
     /// `MIGRATE`, `callback dmirror0`.
     pub(super) what: String,
     /// ` owner dmirror0`, ` by child`.
@@ -234,6 +265,7 @@ impl Node {
             _ => true,
         };
         self.what == other.what
+            && self.lane == other.lane
             && self.about == other.about
             && self.buffer == other.buffer
             && self.broken == other.broken

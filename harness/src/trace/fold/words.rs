@@ -32,11 +32,18 @@ impl Fold {
     }
 }
 
-struct Teller<'a> {
-    buffers: &'a Buffers,
+pub(super) struct Teller<'a> {
+    pub(super) buffers: &'a Buffers,
 }
 
 impl Teller<'_> {
+    /// A single item, with what is inside.
+    pub(super) fn about(&self, item: &Item) -> Vec<String> {
+        let mut lines = vec![self.phrase(item, None).text()];
+        self.inside(item, 2, &mut lines);
+        lines
+    }
+
     fn lines(&self, fold: &Fold, around: Option<Around>, depth: usize, lines: &mut Vec<String>) {
         let indent = " ".repeat(depth);
         for item in &fold.items {
