@@ -346,7 +346,11 @@ async fn stages(
     info.tree = tree.tree.to_string();
     info.series.clone_from(&tree.patches);
     ctx.log.emit(Event::Kernel(info.clone()));
-    stage.finish(tree.reused, format!("{} patches", tree.patches.len()));
+    let patches = match tree.patches.len() {
+        1 => "1 patch".to_owned(),
+        n => format!("{n} patches"),
+    };
+    stage.finish(tree.reused, patches);
     if plan.until <= Stage::Series {
         return Ok(());
     }

@@ -125,7 +125,7 @@ mod tests {
         let expected = "\
 source   debian:linux-source-6.12=6.12.117-1 (in the store)
 series   1/1 mm: a patch
-series   1 patches (0.1 s)
+series   1 patch (0.1 s)
 build    400 of 1100 objects, 61 s
 build    vmlinux 6.12.117 (1 min 02 s)
 boot     QEMU 7.2.22, kvm (0.0 s)

@@ -70,7 +70,7 @@ pub(super) fn run() -> Vec<(u64, Event)> {
         (0, ended(Stage::Source, 0, true, "debian:linux-source-6.12=6.12.117-1")),
         (10, begun(Stage::Series)),
         (20, progress(Stage::Series, "1/1 mm: a patch")),
-        (100, ended(Stage::Series, 90, false, "1 patches")),
+        (100, ended(Stage::Series, 90, false, "1 patch")),
         (100, begun(Stage::Build)),
         (61_100, progress(Stage::Build, "400 of 1100 objects, 61 s")),
         (62_100, ended(Stage::Build, 62_000, false, "vmlinux 6.12.117")),

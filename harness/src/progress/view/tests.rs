@@ -46,7 +46,7 @@ fn what_stays_of_a_run() {
         seen.stays,
         "\
 source   in the store  debian:linux-source-6.12=6.12.117-1
-series   0.1 s         1 patches
+series   0.1 s         1 patch
 build    1 min 02 s    vmlinux 6.12.117
 boot     0.0 s         QEMU 7.2.22, kvm
 note     the saved guest is thrown away
