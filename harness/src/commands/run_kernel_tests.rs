@@ -18,7 +18,9 @@ use crate::config::{Fragments, Profile};
 use crate::context::{Context, Session};
 use crate::events::{Event, Record};
 use crate::flow::Stage;
+use crate::image::Image;
 use crate::judge::{KernelInfo, NotApplicable, Results, RunOutcome};
+use crate::machine::{Accelerator, Qemu};
 use crate::plan::{Plan, Wishes};
 use crate::progress::{print, say};
 use crate::report::Copies;
@@ -291,17 +293,23 @@ pub async fn carry_out(
     Ok((results, dir))
 }
 
-/// The stages from the machine's fitness to the last test.
-async fn stages(
-    session: &Session,
+/// A kernel that was built, and what it needs to boot.
+pub(super) struct Bootable {
+    pub(super) kernel: Kernel,
+    pub(super) image: Image,
+    pub(super) qemu: Qemu,
+    pub(super) accelerator: Accelerator,
+}
+
+/// The stages from the machine's fitness to the image. Returns nothing if the plan
+/// ends before.
+pub(super) async fn bootable(
+    ctx: &Context,
     prepared: &Prepared,
     permissions: Permissions,
     dir: &Path,
-) -> Result<(), Stop> {
+) -> Result<Option<Bootable>, Stop> {
     let plan = &prepared.plan;
-    let text = serde_yaml::to_string(plan).context("the plan")?;
-    fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
-    let ctx = &session.context()?;
     machine::ready(ctx, permissions.yes).await?;
     let qemu = machine::qemu(ctx).await?;
     let accelerator = machine::accelerator(ctx, &qemu, plan.accel).await?;
@@ -315,7 +323,7 @@ async fn stages(
     ctx.log.emit(Event::Kernel(info.clone()));
     stage.finish(tree.reused, tree.described.clone());
     if plan.until <= Stage::Source {
-        return Ok(());
+        return Ok(None);
     }
 
     let stage = Timed::start(ctx, Stage::Series);
@@ -325,7 +333,7 @@ async fn stages(
     ctx.log.emit(Event::Kernel(info.clone()));
     stage.finish(tree.reused, format!("{} patches", tree.patches.len()));
     if plan.until <= Stage::Series {
-        return Ok(());
+        return Ok(None);
     }
 
     let stage = Timed::start(ctx, Stage::Config);
@@ -336,7 +344,7 @@ async fn stages(
         .context("cannot write kernel.config")?;
     stage.finish(configured.reused, format!("profile {}", plan.profile));
     if plan.until <= Stage::Config {
-        return Ok(());
+        return Ok(None);
     }
 
     let stage = Timed::start(ctx, Stage::Build);
@@ -346,15 +354,31 @@ async fn stages(
     ctx.log.emit(Event::Kernel(info));
     stage.finish(kernel.reused, format!("vmlinux {}", kernel.release));
     if plan.until <= Stage::Build {
-        return Ok(());
+        return Ok(None);
     }
 
     let stage = Timed::start(ctx, Stage::Image);
     let image = image::assemble(ctx, plan.rootfs)?;
     stage.finish(false, format!("rootfs {}", plan.rootfs.as_str()));
     if plan.until <= Stage::Image {
-        return Ok(());
+        return Ok(None);
     }
+    Ok(Some(Bootable { kernel, image, qemu, accelerator }))
+}
+
+/// The stages from the machine's fitness to the last test.
+async fn stages(
+    session: &Session,
+    prepared: &Prepared,
+    permissions: Permissions,
+    dir: &Path,
+) -> Result<(), Stop> {
+    let plan = &prepared.plan;
+    let text = serde_yaml::to_string(plan).context("the plan")?;
+    fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
+    let ctx = &session.context()?;
+    let Some(bootable) = bootable(ctx, prepared, permissions, dir).await? else { return Ok(()) };
+    let Bootable { kernel, image, qemu, accelerator } = bootable;
 
     let stage = Timed::start(ctx, Stage::Boot);
     let recipe = boot::recipe(&kernel, image, qemu, accelerator, plan.trace)?;
