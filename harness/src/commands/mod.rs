@@ -7,11 +7,13 @@ pub mod cache;
 mod candidates;
 pub mod check;
 pub mod compare;
+pub mod completions;
 pub mod doctor;
 mod each;
 pub mod judge;
 pub mod list;
 pub mod run_kernel_tests;
+pub mod shell;
 pub mod show;
 pub mod torture;
 
@@ -20,7 +22,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::context::Session;
-use crate::events::Log;
+use crate::events::{Event, Log};
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, say};
 use crate::report::{self, Copies};
@@ -32,10 +34,15 @@ use crate::stop::{Problem, Stop};
 /// # Errors
 /// When the environment asks for nonsense, or signals cannot be listened for.
 pub fn session() -> Result<Session, Stop> {
+    session_that_shows(|_| true)
+}
+
+/// The same for a command that shows some of the events only.
+fn session_that_shows(wanted: fn(&Event) -> bool) -> Result<Session, Stop> {
     crate::cache::bound()?;
     let mut progress = Progress::default();
     let log = Log::new(move |event| {
-        if let Some(line) = progress.line(event) {
+        if let Some(line) = progress.line(event).filter(|_| wanted(event)) {
             say(line);
         }
     });

@@ -8,6 +8,7 @@
 
 mod bisects;
 mod installed;
+mod shell;
 mod traces;
 
 use std::fs;
@@ -81,6 +82,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let wrong = case.run(session, &checkout).await?;
         steps.push(Step { name, took: start.elapsed(), wrong });
     }
+    say(format_args!("check    {}", shell::NAME));
+    let start = Instant::now();
+    let wrong = shell::run(ctx, &clean).await?;
+    steps.push(Step { name: shell::NAME.to_owned(), took: start.elapsed(), wrong });
     say(format_args!("check    {}", installed::NAME));
     let start = Instant::now();
     let wrong = installed::run(ctx, &checkout).await?;
