@@ -208,8 +208,10 @@ async fn serve(
             }
         }
     };
-    // What it had written before is on its way still, and may have to wait.
-    if !written {
+    // What it had written before is on its way still, and may have to wait. That of
+    // a guest that lives on may never end.
+    let is_gone = matches!(gone, VmEnd::GuestGone { .. } | VmEnd::QemuGone { .. });
+    if is_gone && !written {
         tokio::select! {
             _ = &mut poured => {}
             () = interrupt.wait() => return Err(VmEnd::Interrupted),
