@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use hmm_protocol::wire::{Abi, Attach, Prepare};
+use hmm_protocol::wire::{Abi, Attach, Mount, Prepare, SHELL_ERRORS_PORT, SHELL_PORT};
 
 use crate::build::Kernel;
 use crate::flow::Stage;
@@ -37,11 +37,15 @@ const AGENT_PORT: &str = "hmm.agent";
 /// The name of the port on which traces leave, likewise.
 const TRACE_PORT: &str = "hmm.trace";
 
+/// Where a person's command is at home.
+pub const SHELL_HOME: &str = "/root";
+
 /// How a VM is connected to whoever started it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wiring {
     /// The console is a pipe inherited as descriptor 3; agent, monitor and trace
-    /// are sockets, 4, 5 and 6.
+    /// are sockets, 4, 5 and 6; so are the ports of a command, if it has any, 7 and
+    /// 8.
     Harness,
     /// The console on standard input and output, nobody at the agent's port.
     Person,
@@ -70,6 +74,8 @@ pub struct Recipe {
     pub attach: Attach,
     /// The driver's numbers, for the tests.
     pub abi: Abi,
+    /// Whether it runs a person's command, and no tests.
+    shell: bool,
     /// For the results.
     pub info: MachineInfo,
 }
@@ -121,6 +127,7 @@ pub fn recipe(
         prepare,
         attach: image.attach,
         abi: kernel.abi.clone(),
+        shell: false,
         info,
     })
 }
@@ -132,13 +139,33 @@ pub fn cannot_trace(why: &str) -> Stop {
 }
 
 impl Recipe {
+    /// The same machine for a person's command: it has ports for its bytes, and a
+    /// home that can be written.
+    #[must_use]
+    pub fn for_shell(mut self) -> Recipe {
+        self.shell = true;
+        self.prepare.mounts.push(Mount {
+            at: SHELL_HOME.into(),
+            kind: "tmpfs".into(),
+            options: "mode=700".into(),
+            ..Mount::default()
+        });
+        self
+    }
+
+    /// Whether it is one for a person's command.
+    pub fn is_for_shell(&self) -> bool {
+        self.shell
+    }
+
     /// The command that starts a VM for the harness: descriptor 3 is the pipe of
-    /// the console, 4, 5 and 6 are the sockets of agent, monitor and trace. A
-    /// `restored` one takes over the state that it reads from descriptor 7, and
-    /// does not boot.
+    /// the console, 4, 5 and 6 are the sockets of agent, monitor and trace, 7 and 8
+    /// those of a person's command, if it is for one. A `restored` one takes over
+    /// the state that it reads from the next descriptor, and does not boot.
     pub fn command(&self, restored: bool) -> Cmd {
         let command = Cmd::new(&self.qemu.path).args(self.arguments(Wiring::Harness));
-        if restored { command.args(["-incoming", "fd:7"]) } else { command }
+        let state = if self.shell { "fd:9" } else { "fd:7" };
+        if restored { command.args(["-incoming", state]) } else { command }
     }
 
     /// The name of all that the state of a prepared guest depends on: two
@@ -215,6 +242,10 @@ impl Recipe {
                     "chardev=monitor,mode=control",
                 ]);
                 add(&["-chardev", "socket,id=trace,fd=6"]);
+                if self.shell {
+                    add(&["-chardev", "socket,id=shell,fd=7"]);
+                    add(&["-chardev", "socket,id=shell-errors,fd=8"]);
+                }
             }
             Wiring::Person => {
                 add(&["-serial", "mon:stdio", "-chardev", "null,id=agent"]);
@@ -224,6 +255,11 @@ impl Recipe {
         add(&["-device", "virtio-serial-pci"]);
         add(&["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
         add(&["-device", &format!("virtserialport,chardev=trace,name={TRACE_PORT}")]);
+        if self.shell && wiring == Wiring::Harness {
+            for (id, name) in [("shell", SHELL_PORT), ("shell-errors", SHELL_ERRORS_PORT)] {
+                add(&["-device", &format!("virtserialport,chardev={id},name={name}")]);
+            }
+        }
         for (n, export) in self.exports.iter().enumerate() {
             // QEMU's option syntax doubles a comma that belongs to a value.
             let path = export.path.to_string_lossy().replace(',', ",,");
@@ -301,6 +337,7 @@ mod tests {
             prepare: Prepare::default(),
             attach: Attach::default(),
             abi: Abi::default(),
+            shell: false,
             info: MachineInfo::default(),
         }
     }
@@ -308,13 +345,14 @@ mod tests {
     #[test]
     fn a_saved_guest_is_known_by_all_that_its_state_depends_on() {
         type Change = (&'static str, fn(&mut Recipe));
-        let other: [Change; 8] = [
+        let other: [Change; 9] = [
             ("kernel", |r| r.kernel_key = "other".into()),
             ("initramfs", |r| r.initrd_key = "other".into()),
             ("QEMU", |r| r.qemu.build = "8.2 (own)".into()),
             ("host", |r| r.qemu.host = "another processor".into()),
             ("accelerator and CPU model", |r| r.accelerator = Accelerator::Kvm),
             ("devices", |r| r.exports.clear()),
+            ("a person's command", |r| *r = r.clone().for_shell()),
             ("a device's name", |r| r.exports[0].tag = "other".into()),
             ("what the guest was told", |r| {
                 r.prepare.links.push(("/bin".into(), "usr/bin".into()))

@@ -41,6 +41,8 @@ pub enum Command {
     RunKernelTests(Box<RunArgs>),
     /// Find the patch of a series, or the commit of a branch, that changes something
     Bisect(Box<BisectArgs>),
+    /// Run a command, or a shell, in the booted kernel, on the host's files
+    Shell(Box<ShellArgs>),
     /// List the tests, what each needs, and on which kernels it applies
     List(ListArgs),
     /// Judge the saved evidence of a run again, without a kernel
@@ -63,6 +65,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Injure runs at random moments, and see that nothing is fooled or broken
     Torture(TortureArgs),
+    /// Print what a shell needs to complete commands and options
+    Completions(CompletionsArgs),
 }
 
 /// Options of `run-kernel-tests`.
@@ -273,6 +277,60 @@ pub struct BisectArgs {
     pub yes: bool,
 }
 
+/// Options of `shell`.
+#[derive(Debug, Args)]
+#[command(after_help = SHELL_CODES)]
+pub struct ShellArgs {
+    /// Read options from a plan; options given here win over it
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+
+    /// The kernel's source, as for run-kernel-tests
+    #[arg(long, value_name = "SOURCE")]
+    pub kernel: Option<String>,
+
+    /// Patches, as for run-kernel-tests
+    #[arg(long, value_name = "PATH")]
+    pub series: Vec<PathBuf>,
+
+    /// Take only the first N patches of the last series
+    #[arg(long, value_name = "N")]
+    pub first: Option<usize>,
+
+    /// The profile of the kernel's configuration [default: default]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+
+    /// What the guest may run on [default: auto]
+    #[arg(long)]
+    pub accel: Option<Accel>,
+
+    /// Boot the guest, and do not start from a saved one
+    #[arg(long)]
+    pub no_snapshot: bool,
+
+    /// Ask again which version a package without one stands for
+    #[arg(long)]
+    pub refresh: bool,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+
+    /// The command and its arguments; without one, an interactive shell
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+const SHELL_CODES: &str = "\
+The exit code is that of CMD, 128 plus the signal that ended it, 126 if it cannot be
+started, or 127 if there is none. Where there is no such code, standard error says why:
+  1    the guest is gone: it panicked, or was powered off
+  125  this kernel does not patch, configure, build or boot
+  128  usage or plan error
+  129  the machine's fault or ours
+  130  interrupted";
+
 /// Options of `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
@@ -482,6 +540,32 @@ pub struct TortureArgs {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Options of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+impl ShellArgs {
+    /// The options as wishes, to be resolved with a plan. What a plan says of tests
+    /// is left alone, and the guest's root is the host's: a sealed one has nothing
+    /// to run.
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            kernel: self.kernel.clone(),
+            series: self.series.clone(),
+            first: self.first,
+            profile: self.profile.clone(),
+            rootfs: Some(Rootfs::Virtme),
+            accel: self.accel,
+            no_snapshot: self.no_snapshot.then_some(true),
+            until: Some(Stage::Boot),
+            ..Wishes::default()
+        }
+    }
 }
 
 impl RunArgs {

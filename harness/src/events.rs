@@ -341,6 +341,7 @@ pub fn describe(message: &GuestMessage) -> String {
         GuestMessage::Started { id, .. } => format!("{id} started"),
         GuestMessage::Step { id, text } => format!("{id}: {text}"),
         GuestMessage::Finished { id, .. } => format!("{id} finished"),
+        GuestMessage::ShellEnded { .. } => "a command ended".into(),
         GuestMessage::Refused { what, why } => format!("the agent could not {what}: {why}"),
         GuestMessage::Done { finished } => format!("done, {finished} tests"),
     }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::progress::say;
 use crate::stop::{INTERRUPTED, Stop};
+use crate::terminal;
 
 /// Waits for a signal that may not be listened for.
 async fn hang_up(hup: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
@@ -59,6 +60,7 @@ impl Interrupt {
                     _ = term.recv() => {}
                     Some(()) = hang_up(&mut hup) => {}
                 }
+                terminal::restore();
                 if asked {
                     std::process::exit(i32::from(INTERRUPTED));
                 }

@@ -48,6 +48,7 @@ pub mod snapshot;
 pub mod stop;
 pub mod store;
 pub mod symbols;
+pub mod terminal;
 pub mod trace;
 pub mod vm;
 

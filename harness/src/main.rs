@@ -7,8 +7,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, baseline, bench, bisect, cache, check, compare, doctor, judge, list, report,
-    run_kernel_tests, show, torture,
+    self, baseline, bench, bisect, cache, check, compare, completions, doctor, judge, list, report,
+    run_kernel_tests, shell, show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::{self, say};
@@ -72,6 +72,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
     match cli.command {
         Command::RunKernelTests(args) => run_kernel_tests::run(&commands::session()?, &args).await,
         Command::Bisect(args) => bisect::run(&commands::session()?, &args).await,
+        Command::Shell(args) => shell::run(&args).await,
         Command::List(args) => list::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Show(args) => show::run(&commands::session()?, &args).await,
@@ -83,5 +84,6 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::Baseline(args) => baseline::run(&args),
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
+        Command::Completions(args) => completions::run(&args),
     }
 }

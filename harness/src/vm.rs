@@ -155,6 +155,15 @@ pub struct Remains {
     pub complained: bool,
 }
 
+/// The harness's ends of the ports of a person's command.
+#[derive(Debug)]
+pub struct ShellPorts {
+    /// That of standard input and output.
+    pub bytes: UnixStream,
+    /// That of standard error.
+    pub errors: UnixStream,
+}
+
 /// A running VM.
 pub struct Vm<'a> {
     ctx: &'a Context,
@@ -177,6 +186,7 @@ pub struct Vm<'a> {
     chunks: Chunks,
     chunks_expected: Option<u64>,
     can_trace: bool,
+    shell: Option<ShellPorts>,
     console: pipe::Receiver,
     console_open: bool,
     console_log: File,
@@ -213,6 +223,8 @@ impl<'a> Vm<'a> {
         let (agent, agent_of_qemu) = socket_pair()?;
         let (monitor, monitor_of_qemu) = socket_pair()?;
         let (trace, trace_of_qemu) = socket_pair()?;
+        let shell =
+            if recipe.is_for_shell() { Some([socket_pair()?, socket_pair()?]) } else { None };
         ctx.log.emit(Event::VmStarted {
             vm: number,
             nonce: nonce.clone(),
@@ -220,6 +232,10 @@ impl<'a> Vm<'a> {
         });
         let command = recipe.command(restored.is_some());
         let mut fds = vec![console_of_qemu, agent_of_qemu, monitor_of_qemu, trace_of_qemu];
+        let shell = shell.map(|[(bytes, bytes_of_qemu), (errors, errors_of_qemu)]| {
+            fds.extend([bytes_of_qemu, errors_of_qemu]);
+            ShellPorts { bytes, errors }
+        });
         fds.extend(restored.map(OwnedFd::from));
         let (monitor, mut to_monitor) = monitor.into_split();
         let mut child = command.spawn(fds)?;
@@ -251,6 +267,7 @@ impl<'a> Vm<'a> {
             chunks: Chunks::new(&consoles.dir, number, tag(&nonce)),
             chunks_expected: None,
             can_trace: false,
+            shell,
             console,
             console_open: true,
             console_log,
@@ -324,6 +341,12 @@ impl<'a> Vm<'a> {
     /// something that [happens](Happening::Traced).
     pub fn expect_trace(&mut self, chunks: u64) {
         self.chunks_expected = Some(chunks);
+    }
+
+    /// The ports of a person's command, for whoever runs one; once, and only where
+    /// the recipe has them.
+    pub fn take_shell(&mut self) -> Option<ShellPorts> {
+        self.shell.take()
     }
 
     /// Begins to save its state into `file`; how that ended is something that

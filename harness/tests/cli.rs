@@ -126,6 +126,36 @@ fn what_makes_no_sense_is_128_and_says_what_would() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the shell must take what is made for it")]
+fn shells_take_their_completions_and_hidden_options_are_in_none() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = home.run(&["completions", shell]);
+        script.with(0);
+        for word in ["run-kernel-tests", "no-snapshot", "completions"] {
+            assert!(script.out.contains(word), "{word} in that for {shell}");
+        }
+        assert!(!script.out.contains("torture-agent-after"), "{shell}");
+        if shell == "bash" {
+            fs::write(home.path().join("completions"), script.out).unwrap();
+            let mut bash = Command::new("bash");
+            bash.args(["-n", "completions"]).current_dir(home.path());
+            assert!(bash.status().unwrap().success());
+        }
+    }
+    home.run(&["completions", "csh"]).with(128).says(&["csh", "bash"]);
+}
+
+#[test]
+fn a_command_that_cannot_be_run_is_a_usage_error() {
+    let home = Home::new();
+    home.run(&["shell", "true"]).with(128).says(&["unexpected argument 'true'", "-- <CMD>"]);
+    home.run(&["shell", "--kernel", "svn:x", "--", "true"]).with(128).says(&["svn:", "git:PATH"]);
+    let long = "x".repeat(100_000);
+    home.run(&["shell", "--", &long, &long, &long]).with(128).says(&["CMD", "standard input"]);
+}
+
+#[test]
 fn all_that_is_wrong_with_a_plan_is_told_at_once() {
     let home = Home::new();
     fs::write(home.path().join("p.yaml"), "kernel: dir:nowhere\nserie: a\n\ntest: hmm.nothing\n")
@@ -402,6 +432,7 @@ fn help_is_what_is_recorded() {
     for command in [
         "run-kernel-tests",
         "bisect",
+        "shell",
         "list",
         "judge",
         "show",

@@ -7,6 +7,9 @@
 //! A guest whose state is saved is saved after `Prepare`; each of its copies
 //! begins with a `Start` of its own and goes on with `Attach`. A test process
 //! speaks to the agent alone, in [`TestMessage`]s.
+//!
+//! Instead of tests there can be one `Shell`: a command whose bytes go through
+//! ports of their own, [`SHELL_PORT`] and [`SHELL_ERRORS_PORT`], without frames.
 
 use std::collections::BTreeMap;
 
@@ -17,10 +20,17 @@ use crate::trace::{Capture, TraceReady, TraceSetup};
 
 /// The version of these messages. Both sides must have the same: the agent
 /// says its own in [`GuestMessage::Hello`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// How often an agent that watches a test says so, in milliseconds.
 pub const ALIVE_EVERY_MS: u64 = 1000;
+
+/// The name of the port through which a command's standard input comes and its
+/// standard output goes.
+pub const SHELL_PORT: &str = "hmm.shell";
+
+/// The name of the port through which its standard error goes.
+pub const SHELL_ERRORS_PORT: &str = "hmm.shell.errors";
 
 /// What travels from the agent to the harness: a message under its nonce and
 /// number.
@@ -60,6 +70,22 @@ pub enum HostMessage {
     },
     /// Run one test. Answered by `Started`, any number of `Step`s, `Finished`.
     Run(Job),
+    /// Run one command. Answered by [`GuestMessage::ShellEnded`]; the next three
+    /// are said only in between.
+    Shell(Shell),
+    /// The command's standard input ends.
+    InputEnds {
+        /// How many bytes of it were sent, from its beginning.
+        length: u64,
+    },
+    /// Nobody reads an output of the command any more: its next write there is to
+    /// fail.
+    Unread {
+        /// Which one.
+        output: Output,
+    },
+    /// The user's terminal has another size now.
+    Resize(Window),
     /// No test will follow. Answered by [`GuestMessage::Done`], after which
     /// the agent powers the guest off.
     Finish,
@@ -134,6 +160,15 @@ pub enum GuestMessage {
         health: Health,
         /// What they say of the capture of its trace, if there was one.
         capture: Option<Capture>,
+    },
+    /// The command of a `Shell` has ended.
+    ShellEnded {
+        /// How.
+        end: ShellEnd,
+        /// How many bytes of standard output were sent, from its beginning.
+        output: u64,
+        /// The same for standard error.
+        errors: u64,
     },
     /// The agent could not do what it was asked to; nothing follows.
     Refused {
@@ -299,6 +334,62 @@ pub struct Job {
     pub trace: bool,
     /// The numbers of the kernel under test.
     pub abi: Abi,
+}
+
+/// One command to run, for a person or a script.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shell {
+    /// The command and its arguments; if there are none, the guest's shell.
+    pub argv: Vec<String>,
+    /// All of its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory; `/` if the guest has no such directory.
+    pub cwd: String,
+    /// Whether it has a terminal, and of which size. Without one its standard
+    /// input, output and error are apart.
+    pub terminal: Option<Window>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// How many lines it has.
+    pub rows: u16,
+    /// How many characters a line has.
+    pub columns: u16,
+}
+
+/// What a command writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// Standard output, and all that is written to a terminal.
+    Output,
+    /// Standard error.
+    Errors,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum ShellEnd {
+    /// By itself.
+    Exited {
+        /// With this code.
+        code: u8,
+    },
+    /// By a signal.
+    Killed {
+        /// By this one.
+        signal: u8,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// Whether the guest has no such program.
+        absent: bool,
+        /// Why.
+        why: String,
+    },
 }
 
 /// What the tests must know of the driver's interface, read from the headers

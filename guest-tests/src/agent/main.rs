@@ -1,9 +1,9 @@
 //! The agent: PID 1 of the guest.
 //!
 //! It waits on its virtio-serial port for the harness, puts the guest in order
-//! as it is told, runs one test process at a time, and says what became of it.
-//! It decides nothing: verdicts are the harness's. It is small on purpose, so
-//! that it seldom changes while the tests do.
+//! as it is told, runs one test process at a time, or a person's command, and says
+//! what became of it. It decides nothing: verdicts are the harness's. It is small
+//! on purpose, so that it seldom changes while the tests do.
 //!
 //! What the harness may rely on: every frame carries the nonce of the `Start`
 //! it answers to; a marker with the test's id stands in the kernel log before
@@ -14,6 +14,7 @@ mod guest;
 mod health;
 mod port;
 mod random;
+mod shell;
 mod test_process;
 mod trace;
 
@@ -88,6 +89,10 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
             HostMessage::Run(job) => {
                 finished += 1;
                 test_process::run(&job, finished, port, tracer.as_ref())?;
+            }
+            HostMessage::Shell(order) => shell::run(&order, port)?,
+            // The command had ended when this was said.
+            HostMessage::InputEnds { .. } | HostMessage::Unread { .. } | HostMessage::Resize(_) => {
             }
             HostMessage::Finish => {
                 port.say(GuestMessage::Done { finished });

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,8 +90,12 @@ pub(crate) struct Port {
 impl Port {
     /// Finds and opens the agent's own port.
     pub(crate) fn open() -> Result<Self, String> {
-        let file = open(NAME)?;
-        Ok(Port { file, decoder: Decoder::default(), nonce: String::new(), seq: 0 })
+        Ok(Port::on(open(NAME)?))
+    }
+
+    /// The port behind a descriptor.
+    pub(crate) fn on(file: File) -> Self {
+        Port { file, decoder: Decoder::default(), nonce: String::new(), seq: 0 }
     }
 
     /// The nonce of the session.
@@ -108,21 +113,37 @@ impl Port {
     /// its other end yet.
     pub(crate) fn listen(&mut self) -> HostMessage {
         loop {
-            match self.decoder.take() {
-                Ok(Some(message)) => return message,
-                Ok(None) => {}
-                // What cannot be read now cannot be read later: begin anew, and
-                // let the harness's deadline for an answer pass.
-                Err(_) => self.decoder = Decoder::default(),
+            if let Some(message) = self.heard() {
+                return message;
             }
-            let mut chunk = [0u8; 4096];
-            match self.file.read(&mut chunk) {
-                Ok(0) => thread::sleep(NOT_YET),
-                Ok(n) => self.decoder.push(&chunk[..n]),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(_) => thread::sleep(NOT_YET),
-            }
+            self.hear();
         }
+    }
+
+    /// A message that has come already.
+    pub(crate) fn heard(&mut self) -> Option<HostMessage> {
+        self.decoder.take().unwrap_or_else(|_| {
+            // What cannot be read now cannot be read later: begin anew, and let
+            // the harness's deadline for an answer pass.
+            self.decoder = Decoder::default();
+            None
+        })
+    }
+
+    /// Takes what has come, or waits until something does.
+    pub(crate) fn hear(&mut self) {
+        let mut chunk = [0u8; 4096];
+        match self.file.read(&mut chunk) {
+            Ok(0) => thread::sleep(NOT_YET),
+            Ok(n) => self.decoder.push(&chunk[..n]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => thread::sleep(NOT_YET),
+        }
+    }
+
+    /// What is readable when there is something to hear.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// Says something to the harness.

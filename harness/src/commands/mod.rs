@@ -8,6 +8,7 @@ pub mod cache;
 mod candidates;
 pub mod check;
 pub mod compare;
+pub mod completions;
 pub mod doctor;
 mod each;
 mod github;
@@ -15,6 +16,7 @@ pub mod judge;
 pub mod list;
 pub mod report;
 pub mod run_kernel_tests;
+pub mod shell;
 pub mod show;
 pub mod torture;
 
@@ -35,10 +37,15 @@ use crate::stop::{Problem, Stop};
 /// # Errors
 /// When the environment asks for nonsense, or signals cannot be listened for.
 pub fn session() -> Result<Session, Stop> {
+    session_that_tells(Talk::All)
+}
+
+/// The same for a command that tells so much of what it does.
+fn session_that_tells(talk: Talk) -> Result<Session, Stop> {
     crate::cache::bound()?;
     let interrupt = Interrupt::listen()?;
     progress::start();
-    Ok(Session { log: progress::log(Talk::All, Talk::All), interrupt })
+    Ok(Session { log: progress::log(talk, talk), interrupt })
 }
 
 /// Keeps the store within its bound, after a command, until it is done or the user

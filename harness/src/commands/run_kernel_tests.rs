@@ -19,7 +19,9 @@ use crate::config::{Fragments, Profile};
 use crate::context::{Context, Session};
 use crate::events::{Event, Record};
 use crate::flow::Stage;
+use crate::image::Image;
 use crate::judge::{KernelInfo, NotApplicable, Results, RunOutcome};
+use crate::machine::{Accelerator, Qemu};
 use crate::plan::{Plan, Wishes};
 use crate::progress::{print, say};
 use crate::report::Copies;
@@ -309,6 +311,84 @@ pub async fn carry_out(
     Ok((results, dir))
 }
 
+/// A kernel that was built, and what it needs to boot.
+pub(super) struct Bootable {
+    pub(super) kernel: Kernel,
+    pub(super) image: Image,
+    pub(super) qemu: Qemu,
+    pub(super) accelerator: Accelerator,
+}
+
+/// The stages from the machine's fitness to the image. Returns nothing if the plan
+/// ends before.
+pub(super) async fn bootable(
+    ctx: &Context,
+    prepared: &Prepared,
+    permissions: Permissions,
+    dir: &Path,
+) -> Result<Option<Bootable>, Stop> {
+    let plan = &prepared.plan;
+    machine::ready(ctx, permissions.yes).await?;
+    let qemu = machine::qemu(ctx).await?;
+    let accelerator = machine::accelerator(ctx, &qemu, plan.accel).await?;
+
+    let mut info = KernelInfo { profile: plan.profile.clone(), ..KernelInfo::default() };
+    let stage = Timed::start(ctx, Stage::Source);
+    let tree = source::fetch(ctx, &prepared.source, permissions.refresh).await?;
+    info.source.clone_from(&tree.described);
+    info.source_commit.clone_from(&tree.commit);
+    info.source_tree = tree.tree.to_string();
+    info.tree = tree.tree.to_string();
+    ctx.log.emit(Event::Kernel(info.clone()));
+    stage.finish(tree.reused, tree.described.clone());
+    if plan.until <= Stage::Source {
+        return Ok(None);
+    }
+
+    let stage = Timed::start(ctx, Stage::Series);
+    let tree = series::apply(ctx, tree, &plan.series, plan.first).await?;
+    info.tree = tree.tree.to_string();
+    info.series.clone_from(&tree.patches);
+    ctx.log.emit(Event::Kernel(info.clone()));
+    let patches = match tree.patches.len() {
+        1 => "1 patch".to_owned(),
+        n => format!("{n} patches"),
+    };
+    stage.finish(tree.reused, patches);
+    if plan.until <= Stage::Series {
+        return Ok(None);
+    }
+
+    let stage = Timed::start(ctx, Stage::Config);
+    let configured = config::resolve(ctx, tree, &prepared.profile).await?;
+    info.config_sha256.clone_from(&configured.config_sha256);
+    ctx.log.emit(Event::Kernel(info.clone()));
+    fs::write(dir.join("kernel.config"), &configured.config)
+        .context("cannot write kernel.config")?;
+    stage.finish(configured.reused, format!("profile {}", plan.profile));
+    if plan.until <= Stage::Config {
+        return Ok(None);
+    }
+
+    let stage = Timed::start(ctx, Stage::Build);
+    let kernel = build::kernel(ctx, configured, dir).await?;
+    info.release.clone_from(&kernel.release);
+    info.loaded_sha256 = kernel.loaded_sha256(ctx)?;
+    ctx.log.emit(Event::Kernel(info));
+    stage.finish(kernel.reused, format!("vmlinux {}", kernel.release));
+    if plan.until <= Stage::Build {
+        return Ok(None);
+    }
+
+    let stage = Timed::start(ctx, Stage::Image);
+    let image = image::assemble(ctx, plan.rootfs)?;
+    stage.finish(false, format!("rootfs {}", plan.rootfs.as_str()));
+    if plan.until <= Stage::Image {
+        return Ok(None);
+    }
+    Ok(Some(Bootable { kernel, image, qemu, accelerator }))
+}
+
 /// The stages from the machine's fitness to the last test.
 async fn stages(
     session: &Session,
@@ -324,64 +404,8 @@ async fn stages(
             .context("cannot write the baseline")?;
     }
     let ctx = &session.context()?;
-    machine::ready(ctx, permissions.yes).await?;
-    let qemu = machine::qemu(ctx).await?;
-    let accelerator = machine::accelerator(ctx, &qemu, plan.accel).await?;
-
-    let mut info = KernelInfo { profile: plan.profile.clone(), ..KernelInfo::default() };
-    let stage = Timed::start(ctx, Stage::Source);
-    let tree = source::fetch(ctx, &prepared.source, permissions.refresh).await?;
-    info.source.clone_from(&tree.described);
-    info.source_commit.clone_from(&tree.commit);
-    info.source_tree = tree.tree.to_string();
-    info.tree = tree.tree.to_string();
-    ctx.log.emit(Event::Kernel(info.clone()));
-    stage.finish(tree.reused, tree.described.clone());
-    if plan.until <= Stage::Source {
-        return Ok(());
-    }
-
-    let stage = Timed::start(ctx, Stage::Series);
-    let tree = series::apply(ctx, tree, &plan.series, plan.first).await?;
-    info.tree = tree.tree.to_string();
-    info.series.clone_from(&tree.patches);
-    ctx.log.emit(Event::Kernel(info.clone()));
-    let patches = match tree.patches.len() {
-        1 => "1 patch".to_owned(),
-        n => format!("{n} patches"),
-    };
-    stage.finish(tree.reused, patches);
-    if plan.until <= Stage::Series {
-        return Ok(());
-    }
-
-    let stage = Timed::start(ctx, Stage::Config);
-    let configured = config::resolve(ctx, tree, &prepared.profile).await?;
-    info.config_sha256.clone_from(&configured.config_sha256);
-    ctx.log.emit(Event::Kernel(info.clone()));
-    fs::write(dir.join("kernel.config"), &configured.config)
-        .context("cannot write kernel.config")?;
-    stage.finish(configured.reused, format!("profile {}", plan.profile));
-    if plan.until <= Stage::Config {
-        return Ok(());
-    }
-
-    let stage = Timed::start(ctx, Stage::Build);
-    let kernel = build::kernel(ctx, configured, dir).await?;
-    info.release.clone_from(&kernel.release);
-    info.loaded_sha256 = kernel.loaded_sha256(ctx)?;
-    ctx.log.emit(Event::Kernel(info));
-    stage.finish(kernel.reused, format!("vmlinux {}", kernel.release));
-    if plan.until <= Stage::Build {
-        return Ok(());
-    }
-
-    let stage = Timed::start(ctx, Stage::Image);
-    let image = image::assemble(ctx, plan.rootfs)?;
-    stage.finish(false, format!("rootfs {}", plan.rootfs.as_str()));
-    if plan.until <= Stage::Image {
-        return Ok(());
-    }
+    let Some(bootable) = bootable(ctx, prepared, permissions, dir).await? else { return Ok(()) };
+    let Bootable { kernel, image, qemu, accelerator } = bootable;
 
     let stage = Timed::start(ctx, Stage::Boot);
     let recipe = boot::recipe(&kernel, image, qemu, accelerator, plan.trace)?;

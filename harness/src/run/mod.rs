@@ -5,6 +5,7 @@
 //! that has just come into order. What happened is written to the event stream;
 //! what it means is the judge's business.
 
+pub mod shell;
 mod starts;
 mod turn;
 

@@ -25,7 +25,7 @@ pub(super) const SAVE: Duration = Duration::from_secs(20);
 
 /// From the word that a test finished to the marker that says so on the
 /// console.
-const CONSOLE: Duration = Duration::from_secs(5);
+pub(super) const CONSOLE: Duration = Duration::from_secs(5);
 
 /// How long a test may go on after its kernel broke: what it waits for may be
 /// held by what is broken.

@@ -15,7 +15,7 @@ use std::{env, fs, process, thread};
 
 use hmm_protocol::frame::{self, Decoder};
 use hmm_protocol::trace::{ChunkHeader, tag};
-use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Outcome, Sealed, VERSION};
+use hmm_protocol::wire::{GuestMessage, Health, HostMessage, Outcome, Sealed, ShellEnd, VERSION};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,9 @@ pub(crate) enum At {
     Save,
     Attach,
     Run(String),
+    Shell,
+    InputEnds(u64),
+    Unread,
     Finish,
 }
 
@@ -62,6 +65,8 @@ pub(crate) enum Act {
     /// A chunk comes through the trace port, as that of this start; of it only the
     /// first bytes, if there is a limit.
     Trace(ChunkOf, Vec<u8>, Option<usize>),
+    /// A command writes to its standard output.
+    Output(Vec<u8>),
     /// The agent's port is closed from its side.
     HangUp,
     /// The console prints.
@@ -154,6 +159,15 @@ fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
             let acts = begins(&job.id).into_iter().chain(ends(&job.id, passed(&job.id)));
             (At::Run(job.id.clone()), acts.collect())
         }
+        HostMessage::Shell(_) => {
+            let end = ShellEnd::Exited { code: 0 };
+            let ended = GuestMessage::ShellEnded { end, output: 0, errors: 0 };
+            let marker = |word| print(&format!("hmm-harness: {word} shell"));
+            (At::Shell, vec![marker("begin"), marker("end"), Act::Say(ended)])
+        }
+        HostMessage::InputEnds { length } => (At::InputEnds(*length), Vec::new()),
+        HostMessage::Unread { .. } => (At::Unread, Vec::new()),
+        HostMessage::Resize(_) => unreachable!("no story has a terminal"),
         HostMessage::Finish => {
             let done = GuestMessage::Done { finished: 0 };
             (At::Finish, vec![Act::Say(done), Act::End("guest-shutdown".into())])
@@ -262,6 +276,8 @@ struct Machine {
     last: Vec<u8>,
     /// The way to the trace port, once it was needed.
     trace: Option<File>,
+    /// The way to a command's output, likewise.
+    output: Option<File>,
 }
 
 impl Machine {
@@ -277,6 +293,7 @@ impl Machine {
             seq: 0,
             last: Vec::new(),
             trace: None,
+            output: None,
         }
     }
 
@@ -317,16 +334,18 @@ impl Machine {
         });
     }
 
-    /// The pipe of the trace, as the shell has made it.
-    fn pipe() -> String {
+    /// A pipe to a port, as the shell has made it.
+    fn pipe(name: &str) -> String {
         let (story, start) = (env::var("STORY").unwrap(), env::var("START").unwrap());
-        story.replace("story.json", &format!("trace.{start}"))
+        story.replace("story.json", &format!("{name}.{start}"))
     }
 
-    /// What was written to the trace port has left the machine when this returns.
-    fn end_the_trace(&mut self) {
-        if self.trace.take().is_some() {
-            while !fs::exists(Self::pipe() + ".sent").unwrap() {
+    /// What was written to such a pipe has left the machine when this returns.
+    fn end_the_pipes(&mut self) {
+        for (name, end) in [("trace", self.trace.take()), ("output", self.output.take())] {
+            let Some(end) = end else { continue };
+            drop(end);
+            while !fs::exists(Self::pipe(name) + ".sent").unwrap() {
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -370,9 +389,15 @@ impl Machine {
                 let chunk = [&header.encode()[..], bytes].concat();
                 let chunk = &chunk[..limit.unwrap_or(chunk.len())];
                 let trace = self.trace.get_or_insert_with(|| {
-                    fs::OpenOptions::new().write(true).open(Self::pipe()).unwrap()
+                    fs::OpenOptions::new().write(true).open(Self::pipe("trace")).unwrap()
                 });
                 trace.write_all(chunk).unwrap();
+            }
+            Act::Output(bytes) => {
+                let output = self.output.get_or_insert_with(|| {
+                    fs::OpenOptions::new().write(true).open(Self::pipe("output")).unwrap()
+                });
+                output.write_all(bytes).unwrap();
             }
             Act::HangUp => self.agent.shutdown(Shutdown::Both).unwrap(),
             Act::Print(bytes) => self.console.write_all(bytes).unwrap(),
@@ -386,7 +411,7 @@ impl Machine {
                 }
             }
             Act::End(reason) => {
-                self.end_the_trace();
+                self.end_the_pipes();
                 // QEMU tells nothing to a monitor that was not introduced.
                 self.introduced.take().unwrap().recv().unwrap();
                 let data = serde_json::json!({ "guest": true, "reason": reason });

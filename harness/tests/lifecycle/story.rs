@@ -174,20 +174,26 @@ impl Story {
         self
     }
 
-    /// Tells it, and judges what is left of it.
-    pub(crate) async fn told(self) -> Told {
+    /// Puts what the machine needs into a directory.
+    pub(crate) fn stage(&self, dir: &Path, shell: bool) {
         proc::keeper_is(Path::new(env!("CARGO_BIN_EXE_hmm-harness")));
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path();
         symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lifecycle/qemu.sh"), dir.join("qemu"))
             .unwrap();
         let player = std::env::current_exe().unwrap();
         let player = proc::quote(&player.to_string_lossy());
-        let traced = if self.traced { "yes" } else { "" };
-        let prelude = format!("player={player}\ntraced={traced}\n{}\n", self.prelude);
+        let word = |is: bool| if is { "yes" } else { "" };
+        let (traced, shell) = (word(self.traced), word(shell));
+        let prelude =
+            format!("player={player}\ntraced={traced}\nshell={shell}\n{}\n", self.prelude);
         fs::write(dir.join("prelude.sh"), prelude).unwrap();
         fs::write(dir.join("story.json"), serde_json::to_vec(&self.turns).unwrap()).unwrap();
+    }
 
+    /// Tells it, and judges what is left of it.
+    pub(crate) async fn told(self) -> Told {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        self.stage(dir, false);
         let interrupt = match self.interrupted_in {
             Some(_) => Interrupt::listen().unwrap(),
             None => Interrupt::never(),
@@ -256,7 +262,7 @@ async fn carry_out(ctx: &Context, recipe: &Recipe, plan: &Plan, options: Options
 }
 
 /// A recipe of a kernel that nobody will boot.
-fn recipe(ctx: &Context, dir: &Path) -> Recipe {
+pub(crate) fn recipe(ctx: &Context, dir: &Path) -> Recipe {
     let source = PatchedTree {
         tree: TreeId("0".repeat(40)),
         git: Git::of(&ctx.store).unwrap(),
@@ -307,7 +313,7 @@ fn tells_the_start_of(event: &Event, test: &str) -> bool {
 /// The command lines of all processes that stem from the story in `dir`: it is
 /// named in the arguments of keeper and shell and in the environment of what
 /// they start.
-fn processes_of(dir: &Path) -> Vec<String> {
+pub(crate) fn processes_of(dir: &Path) -> Vec<String> {
     let name = dir.to_string_lossy();
     let names_it = |bytes: &[u8]| bytes.windows(name.len()).any(|w| w == name.as_bytes());
     let mut found = Vec::new();

@@ -2,16 +2,17 @@
 //!
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, whose page is opened in a browser, every plan of `ci/plans/negative`, each
-//! of which plants one bug and says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
-//! answers are known, one by git with the installed program, that program as the gate
-//! of a tree, programs of others that read the results, and every kernel of
-//! `ci/traces.yaml`, which says in what its traces must differ. A harness that has only
-//! seen green is untested.
+//! of which plants one bug and says what the harness must make of it, every bisect of
+//! `ci/bisects.yaml`, whose answers are known, one by git with the installed program,
+//! that program as the gate of a tree, commands in a guest, programs of others that read
+//! the results, and every kernel of `ci/traces.yaml`, which says in what its traces must
+//! differ. A harness that has only seen green is untested.
 
 mod bisects;
 mod consumers;
 mod installed;
 mod page;
+mod shell;
 mod traces;
 
 use std::fs;
@@ -110,6 +111,10 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let wrong = case.run(session, &checkout).await?;
         steps.push(Step::ended(name, start, wrong));
     }
+    headline(format_args!("check    {}", shell::NAME));
+    let start = Instant::now();
+    let wrong = shell::run(ctx, &clean).await?;
+    steps.push(Step::ended(shell::NAME.to_owned(), start, wrong));
     headline(format_args!("check    {}", installed::BISECT));
     let mut start = Instant::now();
     match Installed::new(ctx, &checkout).await? {

@@ -1,0 +1,118 @@
+//! Commands of the host in place of the guest's, over socket pairs.
+
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use hmm_protocol::frame;
+use hmm_protocol::wire::Window;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::*;
+
+/// What came of a command.
+struct Came {
+    end: ShellEnd,
+    output: Vec<u8>,
+    errors: Vec<u8>,
+}
+
+fn sh(script: &str) -> Shell {
+    Shell {
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("WORD".into(), "word".into())],
+        cwd: "/usr".into(),
+        terminal: None,
+    }
+}
+
+fn pair() -> (UnixStream, File) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    (ours, File::from(OwnedFd::from(theirs)))
+}
+
+/// Runs a command to which `input` is sent, and these messages before it starts.
+fn came(order: Shell, input: &[u8], messages: &[HostMessage]) -> Came {
+    let ((mut agent, agents), (bytes, port), (errors, errors_port)) = (pair(), pair(), pair());
+    for message in messages {
+        agent.write_all(&frame::encode(message).expect("short")).expect("room");
+    }
+    let (mut to, input) = (bytes.try_clone().expect("open"), input.to_vec());
+    // The command may end before it has read everything.
+    thread::spawn(move || to.write_all(&input));
+    let read = |mut from: UnixStream| {
+        thread::spawn(move || {
+            let mut all = Vec::new();
+            from.read_to_end(&mut all).map(|_| all)
+        })
+    };
+    let (output, errors) = (read(bytes.try_clone().expect("open")), read(errors));
+    let last = serve(&order, &mut Port::on(agents), &port, &errors_port).expect("it runs");
+    // What the command did not read may lie there still, so nothing is closed.
+    for port in [&port, &errors_port] {
+        shutdown(port.as_raw_fd(), Shutdown::Write).expect("open");
+    }
+    let output = output.join().expect("it reads").expect("it is read");
+    let errors = errors.join().expect("it reads").expect("it is read");
+    let GuestMessage::ShellEnded { end, output: sent, errors: sent_errors } = last else {
+        panic!("{last:?}")
+    };
+    assert_eq!((sent, sent_errors), (output.len() as u64, errors.len() as u64));
+    Came { end, output, errors }
+}
+
+/// One test, for they reap whatever ends in this process.
+#[test]
+fn commands_run_as_they_do_at_home() {
+    let exited = |code| ShellEnd::Exited { code };
+
+    let ran = came(sh("echo $WORD; pwd; echo no >&2; exit 7"), b"", &[]);
+    assert_eq!(ran.end, exited(7));
+    assert_eq!((ran.output, ran.errors), (b"word\n/usr\n".to_vec(), b"no\n".to_vec()));
+
+    assert_eq!(came(sh("kill -9 $$"), b"", &[]).end, ShellEnd::Killed { signal: 9 });
+
+    let nowhere = Shell { cwd: "/nowhere".into(), ..sh("pwd") };
+    assert_eq!(came(nowhere, b"", &[]).output, b"/\n");
+
+    let argv = vec!["no-such-program".to_owned()];
+    let absent = came(Shell { argv, ..sh("") }, b"", &[]).end;
+    assert!(matches!(absent, ShellEnd::NotStarted { absent: true, .. }), "{absent:?}");
+
+    // More than all buffers on the way, and every byte.
+    let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let ends = [HostMessage::InputEnds { length: bytes.len() as u64 }];
+    let ran = came(sh("cat; echo end >&2"), &bytes, &ends);
+    assert_eq!((ran.end, ran.errors), (exited(0), b"end\n".to_vec()));
+    assert!(ran.output == bytes, "{} bytes of {}", ran.output.len(), bytes.len());
+
+    // No input at all is an end, too.
+    assert_eq!(came(sh("cat"), b"", &[HostMessage::InputEnds { length: 0 }]).end, exited(0));
+
+    // A command that does not read what it is sent ends nevertheless.
+    assert_eq!(came(sh("exec <&-; exit 4"), &bytes, &ends).end, exited(4));
+
+    // What nobody reads ends who writes it; 13 is SIGPIPE.
+    let unread = [HostMessage::Unread { output: Output::Output }];
+    assert_eq!(came(sh("exec yes"), b"", &unread).end, ShellEnd::Killed { signal: 13 });
+
+    // What a command leaves behind does not keep it.
+    let ran = came(sh("sleep 100 & echo $!"), b"", &[]);
+    assert_eq!(ran.end, exited(0));
+    let left: i32 = String::from_utf8_lossy(&ran.output).trim().parse().expect("its number");
+    nix::sys::signal::kill(Pid::from_raw(left), nix::sys::signal::SIGKILL).expect("it lives");
+
+    // On a terminal: of the right size, controlling, and an interrupt ends one
+    // command and not the shell.
+    let terminal = Some(Window { rows: 33, columns: 77 });
+    let resize = [HostMessage::Resize(Window { rows: 11, columns: 22 })];
+    let ran = came(Shell { terminal, ..sh("stty size </dev/tty >&2; exit 3") }, b"", &[]);
+    assert_eq!((ran.end, ran.output), (exited(3), b"33 77\r\n".to_vec()));
+    let waits = "trap : WINCH; sleep 1 & wait; stty size";
+    let ran = came(Shell { terminal, ..sh(waits) }, b"", &resize);
+    assert_eq!((ran.end, ran.output), (exited(0), b"11 22\r\n".to_vec()));
+    let script = "trap 'echo caught; exit 5' INT; stty -echo; echo ready; cat";
+    let ran = came(Shell { terminal, ..sh(script) }, b"\x03", &[]);
+    assert_eq!(ran.end, exited(5));
+    assert!(String::from_utf8_lossy(&ran.output).contains("caught"));
+}
