@@ -7,7 +7,7 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, bench, bisect, cache, check, compare, doctor, judge, list, run_kernel_tests, show,
+    self, bench, bisect, cache, check, compare, debug, doctor, judge, list, run_kernel_tests, show,
     torture,
 };
 use hmm_harness::keeper;
@@ -78,6 +78,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::Bench(args) => bench::run(&commands::session()?, &args).await,
         Command::Cache(args) => cache::run(&args).await,
         Command::Compare(args) => compare::run(&args),
+        Command::Debug(args) => debug::run(&commands::session()?, &args).await,
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
     }

@@ -42,7 +42,7 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
@@ -56,6 +56,7 @@ const FILES: [&str; 13] = [
     "kernel.config",
     "build.log",
     "qemu.cmd",
+    VMCORE,
 ];
 
 /// What a bisect has found, and goes on from.
@@ -71,6 +72,12 @@ pub fn console_of(vm: u32) -> String {
 
 /// Where traces are kept, in a run directory.
 pub const TRACES: &str = "trace";
+
+/// Where the last session with a debugger left what it has.
+pub const DEBUG: &str = "debug";
+
+/// There: what a guest that crashed had in its memory.
+pub const VMCORE: &str = "vmcore";
 
 /// Where the runs of single kernels are, each under a number of three digits.
 pub const EACH: &str = "each";
@@ -134,7 +141,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let number = name.strip_prefix("console-").and_then(|rest| rest.strip_suffix(".log"));
     FILES.contains(&name)
-        || [TRACES, EACH].contains(&name)
+        || [TRACES, EACH, DEBUG].contains(&name)
         || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
@@ -165,6 +172,9 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
         if let Some(inside) = check_out(&entry.path()) {
             return Some(inside);
         }
+    }
+    if let Some(inside) = check_out(&dir.join(DEBUG)) {
+        return Some(inside);
     }
     let foreign =
         names.iter().find(|name| !is_ours(name)).or(traces.iter().find(|name| !is_trace(name)));

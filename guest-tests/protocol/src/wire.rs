@@ -17,7 +17,7 @@ use crate::trace::{Capture, TraceReady, TraceSetup};
 
 /// The version of these messages. Both sides must have the same: the agent
 /// says its own in [`GuestMessage::Hello`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// How often an agent that watches a test says so, in milliseconds.
 pub const ALIVE_EVERY_MS: u64 = 1000;
@@ -60,6 +60,9 @@ pub enum HostMessage {
     },
     /// Run one test. Answered by `Started`, any number of `Step`s, `Finished`.
     Run(Job),
+    /// The test that is [held](Job::hold) may go on. Said when the machine stands
+    /// still already, so that it does once the machine does. Not answered.
+    GoOn,
     /// No test will follow. Answered by [`GuestMessage::Done`], after which
     /// the agent powers the guest off.
     Finish,
@@ -297,6 +300,9 @@ pub struct Job {
     pub timeout_ms: u64,
     /// Whether its notifier events are captured.
     pub trace: bool,
+    /// The step that it announces and does not do before [`HostMessage::GoOn`],
+    /// counted from 1; nothing where it is not held.
+    pub hold: Option<u32>,
     /// The numbers of the kernel under test.
     pub abi: Abi,
 }

@@ -89,6 +89,8 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
                 finished += 1;
                 test_process::run(&job, finished, port, tracer.as_ref())?;
             }
+            // Nothing is held between two tests.
+            HostMessage::GoOn => {}
             HostMessage::Finish => {
                 port.say(GuestMessage::Done { finished });
                 guest::power_off();

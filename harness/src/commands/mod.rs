@@ -7,6 +7,7 @@ pub mod cache;
 mod candidates;
 pub mod check;
 pub mod compare;
+pub mod debug;
 pub mod doctor;
 mod each;
 pub mod judge;

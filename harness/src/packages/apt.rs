@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::needs::{Missing, missing, program};
+use super::needs::{Missing, program};
 use crate::context::Context;
 use crate::proc::{Cmd, Ended};
 use crate::stop::{Fault, Stop};
@@ -71,7 +71,7 @@ pub async fn install(ctx: &Context, yes: bool, lacking: &[Missing]) -> Result<()
         }
     }
     run(ctx, &install).await?;
-    match missing().first() {
+    match lacking.iter().find(|lacked| lacked.need.found().is_none()) {
         None => Ok(()),
         Some(still) => Err(Stop::Machine(
             Fault::new(format!("{} is still missing after {install}", still.need.name))

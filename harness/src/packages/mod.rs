@@ -9,5 +9,5 @@ mod needs;
 mod survey;
 
 pub use apt::install;
-pub use needs::{Missing, Need, missing, needs};
+pub use needs::{GDB, Missing, Need, missing, needs};
 pub use survey::{Finding, State, survey};
