@@ -2,11 +2,12 @@
 //!
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, every plan of `ci/plans/negative`, each of which plants one bug and
-//! says what the harness must make of it, every bisect of `ci/bisects.yaml`, whose
+//! says what the harness must make of it, one of them under `debug`, every bisect of `ci/bisects.yaml`, whose
 //! answers are known, one by git with the installed program, and every kernel of `ci/traces.yaml`, which says in what its
 //! traces must differ. A harness that has only seen green is untested.
 
 mod bisects;
+mod debug;
 mod installed;
 mod traces;
 
@@ -48,6 +49,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     let permissions = Permissions { yes: args.yes, ..Permissions::default() };
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
+    crate::machine::debugger(ctx, args.yes).await?;
 
     let mut steps = Vec::new();
     for words in SOURCES {
@@ -66,13 +68,23 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     if args.full {
         folders.push("ci/mutants");
     }
+    let mut crashed = None;
     for folder in folders {
         for plan in plans(&checkout.join(folder))? {
             let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
             let wishes = Wishes::default();
             let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
             steps.push(ran.0);
+            if plan.file_stem().is_some_and(|stem| stem == debug::PLAN) {
+                crashed = ran.1;
+            }
         }
+    }
+    if let Some(dir) = crashed {
+        say(format_args!("check    {}", debug::NAME));
+        let start = Instant::now();
+        let wrong = debug::run(ctx, &dir).await?;
+        steps.push(Step { name: debug::NAME.to_owned(), took: start.elapsed(), wrong });
     }
     for case in bisects::cases(&checkout)? {
         let name = case.name();
