@@ -42,7 +42,7 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
@@ -57,6 +57,7 @@ const FILES: [&str; 14] = [
     "build.log",
     "qemu.cmd",
     VMCORE,
+    UNWINDER,
 ];
 
 /// What a bisect has found, and goes on from.
@@ -78,6 +79,9 @@ pub const DEBUG: &str = "debug";
 
 /// There: what a guest that crashed had in its memory.
 pub const VMCORE: &str = "vmcore";
+
+/// There: what teaches gdb to unwind the kernel's stacks.
+pub const UNWINDER: &str = "orc.py";
 
 /// Where the runs of single kernels are, each under a number of three digits.
 pub const EACH: &str = "each";

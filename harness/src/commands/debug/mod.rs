@@ -14,9 +14,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hmm_protocol::{TestId, catalogue};
 
+use self::gdb::Subject;
 use self::step::Before;
 use super::run_kernel_tests::{Prepared, prepare};
-use crate::build::{Debugger, Kernel};
+use crate::build::Kernel;
 use crate::cli::DebugArgs;
 use crate::collect::Evidence;
 use crate::context::{Context, Session};
@@ -96,22 +97,24 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     let socket = private.path().join("gdb");
     let consoles = Consoles::create(&own)?;
     let held = run::hold(ctx, &recipe, &test, &options, &consoles, &socket).await?;
+    let unwinder = own.join(rundir::UNWINDER);
+    std::fs::write(&unwinder, gdb::UNWINDER)
+        .with_context(|| format!("cannot write {}", unwinder.display()))?;
     let mut debugged = Debugged {
         held,
-        image: kernel.vmlinux(),
-        has: kernel.debugger(),
+        kernel: Subject { image: kernel.vmlinux(), has: kernel.debugger(), unwinder },
         core: own.join(rundir::VMCORE),
         dumped: false,
         gone: None,
     };
     say(stands(result, &before));
-    if !debugged.has.debug_info {
+    if !debugged.kernel.has.debug_info {
         say(
             "note     this kernel has no debug info: gdb knows its functions, and neither lines \
              nor types; run-kernel-tests --profile debug makes one that has it",
         );
     }
-    let gdb = gdb::live(&debugged.image, &debugged.has, &socket, &args.gdb);
+    let gdb = gdb::live(&debugged.kernel, &socket, &args.gdb);
     let ended =
         if with_gdb { debugged.by(&gdb, session).await } else { debugged.by_others(&gdb).await };
     let Debugged { held, gone, .. } = debugged;
@@ -191,8 +194,7 @@ fn stands(result: &TestResult, before: &Before) -> String {
 /// A machine that a debugger has.
 struct Debugged<'a> {
     held: Held<'a>,
-    image: PathBuf,
-    has: Debugger,
+    kernel: Subject,
     core: PathBuf,
     dumped: bool,
     gone: Option<VmEnd>,
@@ -264,7 +266,7 @@ impl Debugged<'_> {
     async fn dump(&mut self) {
         match self.held.dump(&self.core).await {
             Ok(()) => {
-                let read = gdb::dumped(&self.image, &self.has, &self.core).pasteable();
+                let read = gdb::dumped(&self.kernel, &self.core).pasteable();
                 say(format_args!("debug    what it had in its memory: {read}"));
             }
             Err(why) => say(format_args!("note     {why}")),
