@@ -34,8 +34,8 @@ def word(address):
 
 class FrameId:
     def __init__(self, sp, pc):
-        self.sp = sp
-        self.pc = pc
+        self.sp = gdb.Value(sp)
+        self.pc = gdb.Value(pc)
 
 
 class Orc(gdb.unwinder.Unwinder):
@@ -99,9 +99,12 @@ class Orc(gdb.unwinder.Unwinder):
             save("rip", word(cfa - 8))
             save("rsp", cfa)
             if bp_reg == PREV_SP:
-                save("rbp", word(cfa + bp_offset))
+                bp = word(cfa + bp_offset)
             elif bp_reg == BP:
-                save("rbp", word(bp + bp_offset))
+                bp = word(bp + bp_offset)
+            # What is not said to be saved is not known in the caller. Of the others
+            # that a function must keep, the tables say nothing.
+            save("rbp", bp)
             return before
         if kind not in (REGS, REGS_PARTIAL):
             return None
