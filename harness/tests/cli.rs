@@ -370,9 +370,17 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 fn help_is_what_is_recorded() {
     let home = Home::new();
     let mut text = home.run(&["--help"]).out;
-    for command in
-        ["run-kernel-tests", "bisect", "list", "judge", "show", "doctor", "check", "torture"]
-    {
+    for command in [
+        "run-kernel-tests",
+        "bisect",
+        "list",
+        "judge",
+        "show",
+        "debug",
+        "doctor",
+        "check",
+        "torture",
+    ] {
         text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");

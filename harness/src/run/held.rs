@@ -121,10 +121,8 @@ impl Held<'_> {
         self.vm.tell(&HostMessage::GoOn).await;
         // A socket of its own can only be had by way of the monitor for people.
         let listen = format!("gdbserver unix:{},server=on,wait=off", socket.display());
-        let said = self
-            .vm
-            .ask("human-monitor-command", json!({ "command-line": listen }), None)
-            .await?;
+        let said =
+            self.vm.ask("human-monitor-command", json!({ "command-line": listen }), None).await?;
         if socket.exists() { Ok(()) } else { Err(said.as_str().unwrap_or("?").trim().to_owned()) }
     }
 

@@ -24,14 +24,8 @@ const STOPS: &str = "dmirror_fops_unlocked_ioctl";
 /// When the user stops us.
 pub(super) async fn run(ctx: &Context, dir: &Path) -> Result<Option<String>, Stop> {
     let ourselves = std::env::current_exe().map_err(anyhow::Error::from)?;
-    let script = [
-        &format!("break {STOPS}"),
-        "continue",
-        "backtrace",
-        "delete",
-        "continue",
-        "backtrace",
-    ];
+    let stop = format!("break {STOPS}");
+    let script = [stop.as_str(), "continue", "backtrace", "delete", "continue", "backtrace"];
     let mut debug = Cmd::new(ourselves)
         .arg("debug")
         .arg(dir)

@@ -30,7 +30,9 @@ use crate::progress::{clean, print, say};
 use crate::run::{Held, Isolate, Options, Seen, describe};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
 use crate::vm::Consoles;
-use crate::{boot, build, collect, config, image, judge, machine, proc, run, rundir, series, source};
+use crate::{
+    boot, build, collect, config, image, judge, machine, proc, run, rundir, series, source,
+};
 
 /// How long is waited, when gdb has ended, for what the machine still has to say.
 const LAST_LOOK: Duration = Duration::from_millis(500);
@@ -42,9 +44,8 @@ const LAST_LOOK: Duration = Duration::from_millis(500);
 pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     let cwd = super::cwd()?;
     let dir = rundir::find(&args.run, &cwd).map_err(Stop::usage)?;
-    let problem = |what: String, hint: String| {
-        Err(Stop::usage(Problem::new("RUN", what).hint(hint)))
-    };
+    let problem =
+        |what: String, hint: String| Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
     if rundir::is_live(&dir) {
         return problem(format!("{} is still going", dir.display()), "wait for its end".into());
     }
@@ -109,10 +110,8 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     };
     say(stands(result, &before));
     if !debugged.kernel.has.debug_info {
-        say(
-            "note     this kernel has no debug info: gdb knows its functions, and neither lines \
-             nor types; run-kernel-tests --profile debug makes one that has it",
-        );
+        say("note     this kernel has no debug info: gdb knows its functions, and neither lines \
+             nor types; run-kernel-tests --profile debug makes one that has it");
     }
     let gdb = gdb::live(&debugged.kernel, &socket, &args.gdb);
     let ended =
@@ -245,9 +244,13 @@ impl Debugged<'_> {
     /// Tells what happened, and keeps the memory of a guest that has crashed.
     async fn take(&mut self, seen: Seen) {
         match seen {
-            Seen::Step(number, text) => say(format_args!("debug    step {number}: {}", clean(&text))),
+            Seen::Step(number, text) => {
+                say(format_args!("debug    step {number}: {}", clean(&text)))
+            }
             Seen::Over(how) => say(format_args!("debug    {}", clean(&how))),
-            Seen::Complaint(title) => say(format_args!("debug    the kernel says: {}", clean(&title))),
+            Seen::Complaint(title) => {
+                say(format_args!("debug    the kernel says: {}", clean(&title)))
+            }
             Seen::Stands(why) => {
                 say(format_args!("debug    {why}"));
                 if !std::mem::replace(&mut self.dumped, true) {
