@@ -42,14 +42,17 @@ class Orc(gdb.unwinder.Unwinder):
     def __init__(self):
         super().__init__("orc")
         address = lambda name: int(gdb.parse_and_eval("(long)&" + name)) & MASK
+        self.word = gdb.lookup_type("unsigned long")
         self.ips = address("__start_orc_unwind_ip")
         self.entries = address("__start_orc_unwind")
         self.count = (address("__stop_orc_unwind_ip") - self.ips) // 4
         banner = read(address("linux_banner"), 64).decode("ascii", "replace")
         version = re.search(r"Linux version (\d+)\.(\d+)", banner)
         self.new = version is None or tuple(map(int, version.groups())) >= (6, 4)
-        # Where a frame was interrupted, and did not call: by stack and address.
+        # Where a frame was interrupted, and did not call, and where that was a program:
+        # by stack and address.
         self.interrupted = set()
+        self.programs = set()
 
     def ip(self, n):
         at = self.ips + 4 * n
@@ -76,15 +79,24 @@ class Orc(gdb.unwinder.Unwinder):
     def unwind(self, frame):
         get = lambda name: int(frame.read_register(name)) & MASK
         pc, sp, bp = get("rip"), get("rsp"), get("rbp")
-        if pc < KERNEL:
-            # The program that entered the kernel: here it ends.
-            return frame.create_unwind_info(FrameId(sp, pc))
+        # Before gdb 11 a frame does not know which it is.
+        first = getattr(frame, "level", lambda: 1)() == 0
+        if (sp, pc) in self.programs or first and get("cs") & 3:
+            # What entered the kernel, or has not: the last frame for us.
+            before = frame.create_unwind_info(FrameId(sp, pc))
+            before.add_saved_register("rip", gdb.Value(0).cast(self.word))
+            before.add_saved_register("rsp", gdb.Value(sp).cast(self.word))
+            return before
         block = gdb.block_for_pc(pc)
         if block is not None and block.function is not None:
             return None
-        # Before gdb 11 a frame does not know which it is.
-        exact = getattr(frame, "level", lambda: 1)() == 0 or (sp, pc) in self.interrupted
-        sp_offset, bp_offset, sp_reg, bp_reg, kind = self.entry(pc if exact else pc - 1)
+        exact = first or (sp, pc) in self.interrupted
+        if pc < KERNEL:
+            # Whoever called a pointer to nowhere has only left where it did.
+            entry = 8, 0, SP, 0, CALL
+        else:
+            entry = self.entry(pc if exact else pc - 1)
+        sp_offset, bp_offset, sp_reg, bp_reg, kind = entry
         if sp_reg not in NAMES:
             return None
         base = get(NAMES[sp_reg])
@@ -94,7 +106,8 @@ class Orc(gdb.unwinder.Unwinder):
         if sp_reg == BP_INDIRECT:
             cfa = word(cfa)
         before = frame.create_unwind_info(FrameId(cfa, pc))
-        save = lambda name, value: before.add_saved_register(name, gdb.Value(value & MASK))
+        save = lambda name, value: before.add_saved_register(
+            name, gdb.Value(value & MASK).cast(self.word))
         if kind == CALL:
             save("rip", word(cfa - 8))
             save("rsp", cfa)
@@ -110,7 +123,10 @@ class Orc(gdb.unwinder.Unwinder):
             return None
         names = PT_REGS if kind == REGS else PT_REGS[PARTIAL:]
         saved = dict(zip(names, struct.unpack("<%dQ" % len(names), read(cfa, 8 * len(names)))))
-        self.interrupted.add((saved["rsp"], saved["rip"]))
+        place = saved["rsp"], saved["rip"]
+        self.interrupted.add(place)
+        if saved["cs"] & 3:
+            self.programs.add(place)
         for name, value in saved.items():
             if name not in ("orig_rax", "cs", "eflags", "ss"):
                 save(name, value)
