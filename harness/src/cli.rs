@@ -1,5 +1,6 @@
 //! The command line, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Keep what runs are held against by --baseline
     Baseline(BaselineArgs),
+    /// Hold a test of a saved run before the step that failed, with gdb on its kernel
+    Debug(DebugArgs),
     /// Say what this machine lacks, and the command that mends it
     Doctor(DoctorArgs),
     /// Measure what a run costs, with the budgets beside it
@@ -452,6 +455,32 @@ pub struct BaselineUpdateArgs {
     /// A run directory, its name, or `latest`
     #[arg(value_name = "RUN", default_value = "latest")]
     pub run: String,
+}
+
+/// Options of `debug`.
+#[derive(Debug, Args)]
+#[command(after_help = "A session is no judgement: exit code 0, however it went in gdb.")]
+pub struct DebugArgs {
+    /// A run directory, its name, or `latest`
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+
+    /// The test, by name or id; one that passed is held before its first step
+    #[arg(long, value_name = "ID")]
+    pub test: String,
+
+    /// Start no gdb: print its command, and wait for the end of the machine. So it
+    /// is where there is no terminal, unless gdb gets options
+    #[arg(long, conflicts_with = "gdb")]
+    pub no_gdb: bool,
+
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+
+    /// Options for gdb, such as: -batch -ex 'break migrate_vma_setup' -ex c -ex bt
+    #[arg(last = true, value_name = "GDB")]
+    pub gdb: Vec<OsString>,
 }
 
 /// Options of `doctor`.

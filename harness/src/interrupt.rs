@@ -1,6 +1,7 @@
 //! Whether the user asked us to stop.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +25,19 @@ fn is_ignored(signal: Signal) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal as i32 - 1) & 1 == 1
+}
+
+/// Whether Ctrl-C is somebody else's.
+static LENT: AtomicBool = AtomicBool::new(false);
+
+/// As long as this lives, Ctrl-C is not meant for us.
+#[derive(Debug)]
+pub struct Lent(());
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        LENT.store(false, Ordering::Release);
+    }
 }
 
 /// A flag that rises once and stays.
@@ -56,7 +70,7 @@ impl Interrupt {
             let mut asked = false;
             loop {
                 tokio::select! {
-                    _ = int.recv() => {}
+                    _ = int.recv() => if LENT.load(Ordering::Acquire) { continue },
                     _ = term.recv() => {}
                     Some(()) = hang_up(&mut hup) => {}
                 }
@@ -71,6 +85,13 @@ impl Interrupt {
             }
         });
         Ok(LISTENING.get_or_init(|| Interrupt(told)).clone())
+    }
+
+    /// Leaves the keyboard to a child at our terminal: the SIGINT that Ctrl-C sends to
+    /// all that is in the foreground is not heeded, until what this returns is dropped.
+    pub fn lend_keyboard(&self) -> Lent {
+        LENT.store(true, Ordering::Release);
+        Lent(())
     }
 
     /// One that never rises, for tests.

@@ -33,6 +33,16 @@ pub(crate) fn source(saved: &str) -> Option<&str> {
     value(saved, &["source_"])
 }
 
+/// The files from which an object was made: its source, and all that it included.
+/// Named as in [`source`].
+pub(crate) fn inputs(saved: &str) -> impl Iterator<Item = &str> {
+    let included = saved.lines().skip_while(|line| !line.starts_with("deps_")).skip(1);
+    let included = included.take_while(|line| !line.trim().is_empty());
+    let included = included.map(|line| line.trim_end_matches('\\').trim());
+    // What is not a name is a symbol of the configuration, on which it depends.
+    source(saved).into_iter().chain(included.filter(|name| !name.starts_with('$')))
+}
+
 /// What the first variable with one of these prefixes is set to.
 fn value<'a>(saved: &'a str, prefixes: &[&str]) -> Option<&'a str> {
     let line = saved.lines().find(|l| prefixes.iter().any(|p| l.starts_with(p)))?;

@@ -29,6 +29,7 @@ mod chunks;
 pub mod compare;
 pub mod console;
 pub mod context;
+mod dump;
 pub mod embedded;
 pub mod events;
 pub mod flow;

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::context::Context;
 use crate::keeper::CANNOT_START;
-use crate::packages::{self, State};
+use crate::packages::{self, Missing, State};
 use crate::proc::{Cmd, Ended, gone};
 use crate::stop::{Fault, Stop};
 use crate::store::digest;
@@ -127,6 +127,17 @@ pub async fn ready(ctx: &Context, yes: bool) -> Result<(), Stop> {
         return Ok(());
     }
     Err(Stop::Machine(Fault::new("this machine lacks what a run needs").details(lacks)))
+}
+
+/// Makes sure that there is a gdb, as [`ready`] does for what every run needs.
+///
+/// # Errors
+/// [`Stop::Machine`] when there is none and it may not or cannot be installed.
+pub async fn debugger(ctx: &Context, yes: bool) -> Result<(), Stop> {
+    if packages::GDB.found().is_some() {
+        return Ok(());
+    }
+    packages::install(ctx, yes, &[Missing { need: packages::GDB }]).await
 }
 
 /// Asks QEMU for its version.

@@ -7,8 +7,8 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use hmm_harness::cli::{Cli, Command};
 use hmm_harness::commands::{
-    self, baseline, bench, bisect, cache, check, compare, completions, doctor, judge, list, report,
-    run_kernel_tests, shell, show, torture,
+    self, baseline, bench, bisect, cache, check, compare, completions, debug, doctor, judge, list,
+    report, run_kernel_tests, shell, show, torture,
 };
 use hmm_harness::keeper;
 use hmm_harness::progress::{self, say};
@@ -82,6 +82,7 @@ async fn command(cli: Cli) -> Result<u8, Stop> {
         Command::Cache(args) => cache::run(&args).await,
         Command::Compare(args) => compare::run(&args),
         Command::Baseline(args) => baseline::run(&args),
+        Command::Debug(args) => debug::run(&commands::session()?, &args).await,
         Command::Check(args) => check::run(&commands::session()?, &args).await,
         Command::Torture(args) => torture::run(&commands::session()?, &args).await,
         Command::Completions(args) => completions::run(&args),

@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use command_fds::{CommandFdExt as _, FdMapping};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -160,6 +162,20 @@ impl Cmd {
         command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
     }
 
+    /// Starts it where we are ourselves: at our terminal, in our process group, in the
+    /// environment that the user has there. It is for a program that the user works
+    /// with, and is killed when we are.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_at_terminal(&self) -> Result<Child> {
+        let us = KEEPER.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
+        let mut command = Command::new(us);
+        command.arg(keeper::CHILD_WORD).arg(std::process::id().to_string());
+        command.arg(&self.program).args(&self.args).kill_on_drop(true);
+        command.spawn().with_context(|| format!("cannot start {}", self.program.display()))
+    }
+
     /// Runs it to its end and gives every line of its output to `on_line`.
     ///
     /// # Errors
@@ -220,6 +236,22 @@ impl Cmd {
             return Err(anyhow::anyhow!("cannot start {}", tail[0]).into());
         }
         Ok(Ended { code, tail: tail.into() })
+    }
+}
+
+/// Asks a child to end, and kills it if it does not: one that has the terminal must
+/// have the time to leave it in order.
+///
+/// # Errors
+/// When it cannot be waited for.
+pub async fn end_gently(child: &mut Child) -> std::io::Result<()> {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // One that ended in between is what was wanted.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    match tokio::time::timeout(keeper::GRACE, child.wait()).await {
+        Ok(status) => status.map(drop),
+        Err(_) => child.kill().await,
     }
 }
 

@@ -45,7 +45,7 @@ pub fn checkout(cwd: &Path) -> Option<PathBuf> {
 }
 
 /// What a run leaves in its directory.
-pub const FILES: [&str; 16] = [
+pub const FILES: [&str; 18] = [
     BISECT,
     "bisect.json.new",
     BISECT_HTML,
@@ -62,6 +62,8 @@ pub const FILES: [&str; 16] = [
     "kernel.config",
     "build.log",
     "qemu.cmd",
+    VMCORE,
+    UNWINDER,
 ];
 
 /// The baseline that a run is held against, as it was when the run began.
@@ -80,6 +82,15 @@ pub fn console_of(vm: u32) -> String {
 
 /// Where traces are kept, in a run directory.
 pub const TRACES: &str = "trace";
+
+/// Where the last session with a debugger left what it has.
+pub const DEBUG: &str = "debug";
+
+/// There: what a guest that crashed had in its memory.
+pub const VMCORE: &str = "vmcore";
+
+/// There: what teaches gdb to unwind the kernel's stacks.
+pub const UNWINDER: &str = "orc.py";
 
 /// Where the runs of single kernels are, each under a number of three digits.
 pub const EACH: &str = "each";
@@ -143,7 +154,7 @@ fn is_ours(name: &std::ffi::OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let number = name.strip_prefix("console-").and_then(|rest| rest.strip_suffix(".log"));
     FILES.contains(&name)
-        || [TRACES, EACH].contains(&name)
+        || [TRACES, EACH, DEBUG].contains(&name)
         || number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
@@ -174,6 +185,9 @@ pub fn check_out(dir: &Path) -> Option<Problem> {
         if let Some(inside) = check_out(&entry.path()) {
             return Some(inside);
         }
+    }
+    if let Some(inside) = check_out(&dir.join(DEBUG)) {
+        return Some(inside);
     }
     let foreign =
         names.iter().find(|name| !is_ours(name)).or(traces.iter().find(|name| !is_trace(name)));

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{IoSlice, Read as _, Seek as _, Write as _};
 use std::ops::Range;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ use crate::console::{Finding, Scanner, What};
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::proc::{Lines, gone};
+use crate::run::describe;
 use crate::rundir::console_of;
 
 /// How much of a console is written down for one VM, in bytes. A guest that
@@ -58,6 +59,10 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// How long what was said before a deadline may take to be read after it.
 const BELATED: Duration = Duration::from_millis(500);
+
+/// How long QEMU may take to answer its monitor: to write down a guest's memory
+/// takes seconds.
+const ANSWERS: Duration = Duration::from_secs(120);
 
 /// How long a VM that was told to end may take before it is killed by its
 /// keeper.
@@ -138,6 +143,9 @@ pub enum Happening {
     Traced,
     /// Its state was saved, or why not.
     Saved(Result<(), String>),
+    /// Its guest has panicked, or reset or powered itself off, and it
+    /// [stands](Vm::stand_when_over) for whoever wants to look at it: why.
+    Stands(String),
     /// It is gone.
     Gone(VmEnd),
     /// The deadline passed.
@@ -198,7 +206,12 @@ pub struct Vm<'a> {
     monitor: Lines<OwnedReadHalf>,
     to_monitor: OwnedWriteHalf,
     monitor_open: bool,
+    /// How many of its answers were waited for.
+    asked: u64,
     shutdown: Option<String>,
+    /// Whether a guest that is over is kept.
+    kept: bool,
+    stands: Option<String>,
     saved: Option<Result<(), String>>,
     /// A deadline that has passed, and when that was seen.
     late: Option<(Instant, Instant)>,
@@ -279,7 +292,10 @@ impl<'a> Vm<'a> {
             monitor: Lines::new(monitor),
             to_monitor,
             monitor_open: true,
+            asked: 0,
             shutdown: None,
+            kept: false,
+            stands: None,
             saved: None,
             late: None,
         };
@@ -363,7 +379,7 @@ impl<'a> Vm<'a> {
         ]
         .join("\n");
         let migrate = b"{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}\n";
-        let sent = send_descriptor(self.to_monitor.as_ref(), commands.as_bytes(), file);
+        let sent = send_descriptor(self.to_monitor.as_ref(), commands.as_bytes(), file.as_fd());
         let sent = match sent {
             Ok(()) => self.to_monitor.write_all(migrate).await,
             Err(error) => Err(error),
@@ -371,6 +387,65 @@ impl<'a> Vm<'a> {
         if let Err(error) = sent {
             self.saved = Some(Err(format!("QEMU's monitor: {error}")));
         }
+    }
+
+    /// Orders something of QEMU's monitor, with `descriptor` if it is one that takes
+    /// it, and waits until it is done. Returns the answer.
+    ///
+    /// # Errors
+    /// What QEMU has against it, or that it does not answer.
+    pub async fn ask(
+        &mut self,
+        execute: &str,
+        arguments: serde_json::Value,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<serde_json::Value, String> {
+        self.asked += 1;
+        let id = self.asked;
+        let command =
+            serde_json::json!({ "execute": execute, "arguments": arguments, "id": id }).to_string();
+        let command = command + "\n";
+        let sent = match descriptor {
+            None => self.to_monitor.write_all(command.as_bytes()).await,
+            Some(fd) => send_descriptor(self.to_monitor.as_ref(), command.as_bytes(), fd),
+        };
+        sent.map_err(|error| format!("QEMU's monitor: {error}"))?;
+        let deadline = Instant::now() + ANSWERS;
+        let mut bytes = [0u8; 8192];
+        while self.monitor_open {
+            tokio::select! {
+                line = self.monitor.next() => match line {
+                    Ok(Some(line)) => match answer(&line, id) {
+                        Some(answer) => return answer,
+                        None => self.heed(&line),
+                    },
+                    Ok(None) | Err(_) => self.monitor_open = false,
+                },
+                // A console that nobody empties would keep it from answering.
+                read = self.console.read(&mut bytes), if self.console_open => match read {
+                    Ok(n @ 1..) => self.hear(&bytes[..n]),
+                    Ok(0) | Err(_) => self.console_open = false,
+                },
+                () = self.ctx.interrupt.wait() => return Err("interrupted".into()),
+                () = tokio::time::sleep_until(deadline) => {
+                    return Err(format!("QEMU does not answer to {execute}"));
+                }
+            }
+        }
+        Err("QEMU is gone".into())
+    }
+
+    /// From now on a guest that panics, or resets or powers itself off, stands still
+    /// where it is instead of ending the VM, and that [happens](Happening::Stands).
+    ///
+    /// # Errors
+    /// When QEMU cannot do that (before 6.0).
+    pub async fn stand_when_over(&mut self) -> Result<(), String> {
+        let actions =
+            serde_json::json!({ "panic": "pause", "reboot": "shutdown", "shutdown": "pause" });
+        self.ask("set-action", actions, None).await?;
+        self.kept = true;
+        Ok(())
     }
 
     /// Waits for the next thing that happens, until `deadline`. A console that
@@ -404,6 +479,9 @@ impl<'a> Vm<'a> {
             }
             if let Some(saved) = self.saved.take() {
                 return Happening::Saved(saved);
+            }
+            if let Some(why) = self.stands.take() {
+                return Happening::Stands(why);
             }
             // What has happened comes before what should have happened by now.
             tokio::select! {
@@ -566,12 +644,20 @@ impl<'a> Vm<'a> {
     }
 
     /// Takes a line of the monitor. What is wanted of it is why the guest shut
-    /// down (`SHUTDOWN` in QEMU's qapi/run-state.json), and what became of the
-    /// order to save it (`MIGRATION` in qapi/migration.json).
+    /// down (`SHUTDOWN` in QEMU's qapi/run-state.json) or stands (`GUEST_PANICKED`
+    /// there), and what became of the order to save it (`MIGRATION` in
+    /// qapi/migration.json).
     fn heed(&mut self, line: &str) {
         let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { return };
         let of = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         match (value["event"].as_str(), value["data"]["status"].as_str()) {
+            (Some("GUEST_PANICKED"), _) if self.kept => {
+                self.stands = Some("the guest has panicked".into());
+            }
+            (Some("SHUTDOWN"), _) if self.kept && value["data"]["guest"] == true => {
+                let how = of(&value["data"]["reason"]).unwrap_or_default();
+                self.stands = Some(describe(&VmEnd::GuestGone { how }));
+            }
             (Some("SHUTDOWN"), _) => self.shutdown = of(&value["data"]["reason"]),
             (Some("MIGRATION"), Some("completed")) => self.saved = Some(Ok(())),
             (Some("MIGRATION"), Some("failed")) => {
@@ -593,6 +679,18 @@ impl<'a> Vm<'a> {
     }
 }
 
+/// What a line of the monitor answers to the command with this number, if it does.
+fn answer(line: &str, id: u64) -> Option<Result<serde_json::Value, String>> {
+    let mut value = serde_json::from_str::<serde_json::Value>(line).ok()?;
+    if value["id"] != id {
+        return None;
+    }
+    Some(match value["error"]["desc"].as_str() {
+        Some(why) => Err(why.to_owned()),
+        None => Ok(value["return"].take()),
+    })
+}
+
 /// A connected pair: ours for tokio, and one to be inherited.
 fn socket_pair() -> Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = StdStream::pair().context("cannot make a socket pair")?;
@@ -602,8 +700,12 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd)> {
 
 /// Writes to a socket, with a descriptor. What is written is short and the
 /// socket idle, so it fits at once.
-fn send_descriptor(socket: &UnixStream, bytes: &[u8], file: &File) -> std::io::Result<()> {
-    let descriptors = [file.as_raw_fd()];
+fn send_descriptor(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> std::io::Result<()> {
+    let descriptors = [descriptor.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&descriptors)];
     let words = [IoSlice::new(bytes)];
     let sent = sendmsg::<()>(socket.as_raw_fd(), &words, &rights, MsgFlags::empty(), None)?;
@@ -628,6 +730,15 @@ mod tests {
     use hmm_protocol::wire::ALIVE_EVERY_MS;
 
     use super::*;
+
+    #[test]
+    fn an_answer_of_the_monitor_is_known_by_its_number() {
+        assert_eq!(answer(r#"{"event": "STOP", "data": {}}"#, 1), None);
+        assert_eq!(answer(r#"{"return": {}, "id": 2}"#, 1), None);
+        assert_eq!(answer(r#"{"return": "yes", "id": 1}"#, 1), Some(Ok("yes".into())));
+        let refused = r#"{"id": 1, "error": {"class": "GenericError", "desc": "no"}}"#;
+        assert_eq!(answer(refused, 1), Some(Err("no".into())));
+    }
 
     #[test]
     fn a_test_may_be_alive_for_a_day() {

@@ -437,6 +437,7 @@ fn help_is_what_is_recorded() {
         "judge",
         "show",
         "report",
+        "debug",
         "doctor",
         "check",
         "torture",

@@ -86,6 +86,9 @@ pub enum HostMessage {
     },
     /// The user's terminal has another size now.
     Resize(Window),
+    /// The test that is [held](Job::hold) may go on. Said when the machine stands
+    /// still already, so that it does once the machine does. Not answered.
+    GoOn,
     /// No test will follow. Answered by [`GuestMessage::Done`], after which
     /// the agent powers the guest off.
     Finish,
@@ -332,6 +335,9 @@ pub struct Job {
     pub timeout_ms: u64,
     /// Whether its notifier events are captured.
     pub trace: bool,
+    /// The step that it announces and does not do before [`HostMessage::GoOn`],
+    /// counted from 1; nothing where it is not held.
+    pub hold: Option<u32>,
     /// The numbers of the kernel under test.
     pub abi: Abi,
 }

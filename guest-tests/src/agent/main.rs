@@ -94,6 +94,8 @@ fn serve(port: &mut Port) -> Result<(), (String, String)> {
             // The command had ended when this was said.
             HostMessage::InputEnds { .. } | HostMessage::Unread { .. } | HostMessage::Resize(_) => {
             }
+            // Nothing is held between two tests.
+            HostMessage::GoOn => {}
             HostMessage::Finish => {
                 port.say(GuestMessage::Done { finished });
                 guest::power_off();

@@ -1,7 +1,7 @@
 //! One test process, from its start to its end.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use hmm_protocol::frame::Decoder;
 use hmm_protocol::trace::tag;
-use hmm_protocol::wire::{ALIVE_EVERY_MS, GuestMessage, Job, Outcome, TestMessage};
+use hmm_protocol::wire::{ALIVE_EVERY_MS, GuestMessage, HostMessage, Job, Outcome, TestMessage};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,6 +28,10 @@ use crate::trace::Tracer;
 
 /// The descriptor on which a test process speaks.
 const CHANNEL: i32 = 3;
+
+/// The descriptor on which a process that is held somewhere is told, for each step,
+/// that it may do it.
+const MAY: i32 = 4;
 
 /// How long a killed process may take to go. Longer means that it hangs in the
 /// kernel.
@@ -75,12 +79,20 @@ pub(crate) fn run(
     let begun = Instant::now();
     let mut process = Process::start(job).map_err(failed)?;
     port.say(GuestMessage::Started { id: job.id.clone(), pid: process.pid.as_raw() });
+    let mut steps = 0;
     let outcome = process.watch(begun + Duration::from_millis(job.timeout_ms), |sign| {
         let id = job.id.clone();
-        port.say(match sign {
-            Sign::Step(text) => GuestMessage::Step { id, text },
-            Sign::Alive => GuestMessage::Alive { id },
-        });
+        match sign {
+            Sign::Step(text) => {
+                steps += 1;
+                port.say(GuestMessage::Step { id, text });
+                if job.hold == Some(steps) {
+                    // Nothing else is to be done meanwhile, and nothing else is said.
+                    while port.listen() != HostMessage::GoOn {}
+                }
+            }
+            Sign::Alive => port.say(GuestMessage::Alive { id }),
+        }
     });
     let duration_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
 
@@ -106,6 +118,8 @@ struct Process {
     children: SignalFd,
     channel: File,
     channel_open: bool,
+    /// Where it is told that it may do a step, if it asks.
+    may: Option<File>,
     stderr: File,
     stderr_open: bool,
     decoder: Decoder,
@@ -128,7 +142,14 @@ impl Process {
         let (channel, channel_of_child) = pipe_from_child()?;
         let (stderr, stderr_of_child) = pipe_from_child()?;
         let text = serde_json::to_string(job).map_err(|e| format!("the job: {e}"))?;
-        let mapping = FdMapping { parent_fd: channel_of_child, child_fd: CHANNEL };
+        let mut mappings = vec![FdMapping { parent_fd: channel_of_child, child_fd: CHANNEL }];
+        let mut may = None;
+        if job.hold.is_some() {
+            let (parent_fd, to_child) =
+                pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
+            mappings.push(FdMapping { parent_fd, child_fd: MAY });
+            may = Some(to_child.into());
+        }
         let child = Command::new(TESTS)
             .args(["run", &text])
             .env_clear()
@@ -138,7 +159,7 @@ impl Process {
             .stdout(Stdio::null())
             .stderr(stderr_of_child)
             .process_group(0)
-            .fd_mappings(vec![mapping])
+            .fd_mappings(mappings)
             .map_err(|e| e.to_string())?
             .spawn()
             .map_err(|e| format!("{TESTS}: {e}"))?;
@@ -148,6 +169,7 @@ impl Process {
             children,
             channel: channel.into(),
             channel_open: true,
+            may,
             stderr: stderr.into(),
             stderr_open: true,
             decoder: Decoder::default(),
@@ -245,7 +267,13 @@ impl Process {
     fn take_messages(&mut self, on_sign: &mut impl FnMut(Sign)) {
         loop {
             match self.decoder.take() {
-                Ok(Some(TestMessage::Step { text })) => on_sign(Sign::Step(text)),
+                Ok(Some(TestMessage::Step { text })) => {
+                    on_sign(Sign::Step(text));
+                    if let Some(may) = &mut self.may {
+                        // One that is gone has no next step.
+                        let _ = may.write_all(&[0]);
+                    }
+                }
                 // The first verdict stands: nothing honest says two.
                 Ok(Some(TestMessage::Verdict(verdict))) => {
                     self.verdict.get_or_insert(verdict);

@@ -122,6 +122,9 @@ fn run(job: &str) -> Result {
     };
     let page_size = sysconf(SysconfVar::PAGE_SIZE).or_fail("ask for the page size")?;
     check_eq(page_size, Some(4096), "the page size, for which the tests are written")?;
+    if job.hold.is_some() {
+        report::ask_before_each_step().or_fail("ask before each step")?;
+    }
     if job.trace {
         report::open_trace().or_fail("write into the trace")?;
         if !definition.needs.contains(&catalogue::THREADS) {

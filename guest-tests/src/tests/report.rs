@@ -8,7 +8,7 @@
 #![expect(unsafe_code, reason = "takes over a descriptor that the agent handed down, and _exit")]
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
@@ -22,6 +22,10 @@ use nix::time::{ClockId, clock_gettime};
 /// The descriptor that the agent opens for a test.
 const CHANNEL_FD: RawFd = 3;
 
+/// The descriptor on which the agent says, of a test that is held somewhere, that it
+/// may do the step it has announced.
+const MAY_FD: RawFd = 4;
+
 /// The exit status when something could not be said because nobody listens.
 const UNHEARD: i32 = 3;
 
@@ -30,6 +34,9 @@ pub(crate) const CHILD_FAILED: i32 = 1;
 
 /// The way to the agent, from [`open_channel`] on.
 static CHANNEL: OnceLock<File> = OnceLock::new();
+
+/// Where it is asked whether a step may be done, from [`ask_before_each_step`] on.
+static MAY: OnceLock<File> = OnceLock::new();
 
 /// The way into the trace, from [`open_trace`] on.
 static TRACE: OnceLock<File> = OnceLock::new();
@@ -42,15 +49,30 @@ static TO_PARENT: OnceLock<File> = OnceLock::new();
 /// # Errors
 /// When it is not open: the binary was not started by an agent.
 pub(crate) fn open_channel() -> nix::Result<()> {
+    CHANNEL.set(inherited(CHANNEL_FD)?).expect("main opens the channel once");
+    Ok(())
+}
+
+/// From here on no step is done before the agent has said that it may be: for a test
+/// that is held before one of them. Only the agent counts steps, since a forked child
+/// and its parent cannot.
+///
+/// # Errors
+/// When descriptor 4 is not open.
+pub(crate) fn ask_before_each_step() -> nix::Result<()> {
+    MAY.set(inherited(MAY_FD)?).expect("main asks for it once");
+    Ok(())
+}
+
+/// Takes over a descriptor that the agent has opened. Called once for each.
+fn inherited(fd: RawFd) -> nix::Result<File> {
     // SAFETY: the borrow ends with the next call, which fails with EBADF where
     // the descriptor is not open; nothing is assumed before.
-    let fd = unsafe { BorrowedFd::borrow_raw(CHANNEL_FD) };
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     // SAFETY: it is open, as was just seen, and nothing else in this process
     // has it: whoever opens a file from here on gets another number.
-    let channel = unsafe { OwnedFd::from_raw_fd(CHANNEL_FD) };
-    CHANNEL.set(File::from(channel)).expect("main opens the channel once");
-    Ok(())
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// From here on every step is a marker in the trace as well.
@@ -73,6 +95,11 @@ pub(crate) fn introduce(role: &str) {
 /// parent waits meanwhile: the order of the steps is part of a trace.
 pub(crate) fn step(step: Step) {
     send(&TestMessage::Step { text: step.to_string() });
+    if let Some(mut may) = MAY.get()
+        && may.read_exact(&mut [0]).is_err()
+    {
+        exit_now(UNHEARD);
+    }
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     let t_ns = u64::try_from(now.as_nanos()).ok();
     mark(&Marker::Step(Step { t_ns, ..step }));

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use hmm_protocol::wire::Abi;
 use serde::{Deserialize, Serialize};
 
+use super::debugger::{self, Debugger};
 use super::lane::Lane;
 use super::loaded;
 use super::make::{VARIABLES, make};
@@ -52,6 +53,11 @@ impl Kernel {
     /// The image that QEMU enters by PVH.
     pub fn vmlinux(&self) -> PathBuf {
         self.dir.join(VMLINUX)
+    }
+
+    /// What a debugger finds beside the image.
+    pub fn debugger(&self) -> Debugger {
+        Debugger::beside(&self.dir, &self.configured.config)
     }
 
     /// Names what makes a difference to its tests: what of the image is loaded, and
@@ -200,6 +206,7 @@ fn publish(
             for file in [VMLINUX, "System.map"] {
                 fs::copy(obj.join(file), dir.join(file))?;
             }
+            debugger::keep(lane, &configured.config, dir)?;
             fs::write(dir.join("config"), &configured.config)?;
             fs::write(dir.join("abi.json"), serde_json::to_vec_pretty(abi)?)?;
             fs::write(dir.join("layout.json"), serde_json::to_vec_pretty(layout)?)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use super::debugger;
 use super::diagnose::{Whose, diagnose};
 use super::lane::Lane;
 use crate::config::{ARCH, Configured};
@@ -59,7 +60,7 @@ pub(super) async fn make(
             Instant::now()
         }
     });
-    let ended = command(&src, &obj)
+    let ended = command(&src, &obj, targets(&configured.config))
         .run(&ctx.interrupt, |line| {
             if let (Ok(()), Err(error)) = (&written, writeln!(log, "{line}")) {
                 written = Err(error);
@@ -103,9 +104,15 @@ pub(super) async fn make(
     Ok(progress.objects)
 }
 
+/// What is made: the image, and with `GDB_SCRIPTS` what the kernel's commands for
+/// gdb need to know of it.
+fn targets(config: &str) -> &'static [&'static str] {
+    if debugger::has_scripts(config) { &["vmlinux", "scripts_gdb"] } else { &["vmlinux"] }
+}
+
 /// The command. Output is grouped by target, so that the lines of an error
 /// stay together, and both streams go to one pipe, so that they stay in order.
-fn command(src: &Path, obj: &Path) -> Cmd {
+fn command(src: &Path, obj: &Path, targets: &[&str]) -> Cmd {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let mut out = std::ffi::OsString::from("O=");
     out.push(obj);
@@ -115,7 +122,7 @@ fn command(src: &Path, obj: &Path) -> Cmd {
         .arg(out)
         .args([ARCH, &format!("-j{jobs}"), "--output-sync=target"])
         .args(VARIABLES.iter().map(|(name, value)| format!("{name}={value}")))
-        .arg("vmlinux")
+        .args(targets)
 }
 
 /// Writes a file unless it has this text already: its time stamp decides

@@ -6,6 +6,7 @@
 //! [lane](lane::Lane), whose objects live on, so that a small change costs
 //! what `make` needs for it and nothing else.
 
+mod debugger;
 mod diagnose;
 mod kernel;
 mod lane;
@@ -13,6 +14,7 @@ mod loaded;
 mod make;
 mod visit;
 
+pub use debugger::Debugger;
 pub use diagnose::{Diagnosis, Whose, diagnose};
 pub use kernel::{Kernel, kernel};
 pub(crate) use kernel::{about, fault};

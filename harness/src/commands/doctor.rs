@@ -38,6 +38,10 @@ pub async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Stop> {
             Some(why) => line("slower", "KVM", &format!("guests are emulated, since {why}")),
         });
     }
+    text.push_str(&match packages::GDB.found() {
+        Some(path) => line("ok", "gdb", &format!("debugs a kernel: {}", path.display())),
+        None => line("without", "gdb", "only `debug` needs it, and `debug --yes` installs it"),
+    });
     print(&text)?;
     Ok(if healthy { 0 } else { FAULT })
 }

@@ -9,6 +9,7 @@ mod candidates;
 pub mod check;
 pub mod compare;
 pub mod completions;
+pub mod debug;
 pub mod doctor;
 mod each;
 mod github;

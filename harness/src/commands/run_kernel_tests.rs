@@ -423,6 +423,7 @@ async fn stages(
         snapshot: !plan.no_snapshot,
         trace: plan.trace,
         agent_dies: permissions.agent_dies,
+        hold: None,
     };
     if plan.until <= Stage::Boot {
         let booted = run::tests(ctx, &recipe, &[], options, dir).await;

@@ -132,6 +132,7 @@ async fn in_guest(
         snapshot: !plan.no_snapshot,
         trace,
         agent_dies: None,
+        hold: None,
     };
     shell::command(ctx, &recipe, &options, dir, || connect(shell)).await
 }

@@ -72,7 +72,7 @@ pub async fn install(ctx: &Context, yes: bool, lacking: &[Missing]) -> Result<()
         }
     }
     run(ctx, &install).await?;
-    match lacking.iter().find(|m| m.need.found().is_none()) {
+    match lacking.iter().find(|lacked| lacked.need.found().is_none()) {
         None => Ok(()),
         Some(still) => Err(Stop::Machine(
             Fault::new(format!("{} is still missing after {install}", still.need.name))

@@ -9,5 +9,5 @@ mod needs;
 mod survey;
 
 pub use apt::install;
-pub use needs::{Missing, Need, VENV, missing, missing_for_check, needs};
+pub use needs::{GDB, Missing, Need, VENV, missing, missing_for_check, needs};
 pub use survey::{Finding, State, survey};

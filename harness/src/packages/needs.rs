@@ -42,6 +42,10 @@ pub const VENV: Need = Need {
     purpose: "others read the results",
 };
 
+/// What only `debug` needs.
+pub const GDB: Need =
+    Need { name: "gdb", look: Look::Path, package: "gdb", purpose: "debugs the kernel" };
+
 /// Everything the machine must have. What every Debian has in any case (a
 /// shell, sed, awk, find, cmp, tar, perl-base) is not listed. A kernel of our
 /// profiles needs no cpio, kmod, python, rsync and no headers of OpenSSL.

@@ -5,9 +5,12 @@
 //! that has just come into order. What happened is written to the event stream;
 //! what it means is the judge's business.
 
+mod held;
 pub mod shell;
 mod starts;
 mod turn;
+
+pub use held::{Held, Seen, hold};
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -71,6 +74,9 @@ pub struct Options {
     /// How long after the run's first order its agent dies, for whoever tests
     /// the harness.
     pub agent_dies: Option<Duration>,
+    /// Before which of its steps, counted from 1, a test is held for a debugger.
+    /// Then nothing that hangs is noticed.
+    pub hold: Option<u32>,
 }
 
 #[cfg(test)]
@@ -87,6 +93,7 @@ impl Default for Options {
             snapshot: true,
             trace: None,
             agent_dies: None,
+            hold: None,
         }
     }
 }

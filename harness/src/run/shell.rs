@@ -192,7 +192,7 @@ async fn serve(
                     }
                     What::Begin(_) | What::Report(_) => {}
                 },
-                Happening::Traced | Happening::Saved(_) => {}
+                Happening::Traced | Happening::Saved(_) | Happening::Stands(_) => {}
                 // A console that says nothing any more says nothing of the command.
                 Happening::Deadline => (marked, until) = (true, far()),
                 Happening::Interrupted => return Err(VmEnd::Interrupted),

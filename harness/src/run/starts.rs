@@ -8,7 +8,7 @@ use hmm_protocol::wire::{Attach, GuestMessage, HostMessage, VERSION};
 use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
 
-use super::turn::{BOOT, Deadline, Hangs, PREPARE, RESTORE, SAVE, answer, unexpected};
+use super::turn::{BOOT, Deadline, Hangs, PREPARE, RESTORE, SAVE, answer, unexpected, unwatched};
 use super::{Options, describe};
 use crate::boot::{Recipe, cannot_trace};
 use crate::console::{Scanner, What};
@@ -83,7 +83,10 @@ impl<'a> Starts<'a> {
         tests: &'a [TestId],
     ) -> Self {
         let mut attach = recipe.attach.clone();
-        attach.settings.extend(Hangs::of(options).settings());
+        attach.settings.extend(match options.hold {
+            None => Hangs::of(options).settings(),
+            Some(_) => unwatched(),
+        });
         Starts {
             ctx,
             consoles,
@@ -197,7 +200,7 @@ impl<'a> Starts<'a> {
             let end = match vm.next(deadline.at).await {
                 Happening::Saved(Ok(())) => break,
                 Happening::Saved(Err(why)) => VmEnd::Replaced { reason: why },
-                Happening::Console(_) | Happening::Traced => continue,
+                Happening::Console(_) | Happening::Stands(_) | Happening::Traced => continue,
                 Happening::Said(other) => unexpected(&other),
                 Happening::Gone(end) => end,
                 Happening::Deadline => deadline.passed(),

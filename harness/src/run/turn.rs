@@ -94,17 +94,31 @@ impl Hangs {
 
     /// What the kernel is told of it.
     pub(super) fn settings(&self) -> Vec<Setting> {
-        let setting = |name: &str, value: u64| Setting {
-            path: format!("/proc/sys/kernel/{name}"),
-            value: value.to_string(),
-            optional: true,
-        };
+        let setting = |name: &str, value: u64| optional("/proc/sys/kernel", name, value);
         vec![
             setting("hung_task_timeout_secs", self.hung_task_s),
             setting("hung_task_check_interval_secs", 2),
             setting("watchdog_thresh", self.watchdog_s),
         ]
     }
+}
+
+/// A setting that not every kernel has.
+fn optional(dir: &str, name: &str, value: u64) -> Setting {
+    Setting { path: format!("{dir}/{name}"), value: value.to_string(), optional: true }
+}
+
+/// What a kernel is told that somebody debugs: time passes for it while it stands
+/// still, and nothing of that is a lockup, a stall or a hang. An oops ends it at once,
+/// so that it can be looked at where it happened.
+pub(super) fn unwatched() -> Vec<Setting> {
+    vec![
+        optional("/proc/sys/kernel", "hung_task_timeout_secs", 0),
+        optional("/proc/sys/kernel", "watchdog", 0),
+        optional("/proc/sys/kernel", "panic_on_oops", 1),
+        optional("/sys/module/rcupdate/parameters", "rcu_cpu_stall_suppress", 1),
+        optional("/sys/module/workqueue/parameters", "watchdog_thresh", 0),
+    ]
 }
 
 /// How a turn left its VM.
@@ -122,15 +136,20 @@ pub(super) enum After {
     },
 }
 
+/// How long a test may take that somebody debugs.
+const A_SESSION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What the guest is told about a test.
 pub(super) fn job(test: &TestId, recipe: &Recipe, options: &Options) -> Job {
+    let timeout = if options.hold.is_some() { A_SESSION } else { Hangs::of(options).test };
     Job {
         id: test.to_string(),
         name: test.name.to_owned(),
         device: test.device,
         seed: options.seed,
-        timeout_ms: millis(Hangs::of(options).test),
+        timeout_ms: millis(timeout),
         trace: recipe.prepare.trace.is_some(),
+        hold: options.hold,
         abi: recipe.abi.clone(),
     }
 }
@@ -192,7 +211,7 @@ pub(super) async fn run_one(vm: &mut Vm<'_>, job: &Job, options: &Options, run: 
                 What::Report(_) => {}
             },
             Happening::Traced => traced = true,
-            Happening::Saved(_) => {}
+            Happening::Saved(_) | Happening::Stands(_) => {}
             Happening::Gone(end) => break end,
             Happening::Interrupted => break VmEnd::Interrupted,
             // What does not arrive in time is missing, and nobody else's fault.
@@ -239,7 +258,10 @@ pub(super) async fn finish(vm: &mut Vm<'_>, options: &Options) -> VmEnd {
         match vm.next(deadline.at).await {
             Happening::Said(GuestMessage::Done { .. }) => done = true,
             Happening::Said(other) => return unexpected(&other),
-            Happening::Console(_) | Happening::Saved(_) | Happening::Traced => {}
+            Happening::Console(_)
+            | Happening::Saved(_)
+            | Happening::Stands(_)
+            | Happening::Traced => {}
             Happening::Gone(VmEnd::GuestGone { how }) if done && how == "guest-shutdown" => {
                 return VmEnd::Done;
             }
@@ -255,7 +277,10 @@ pub(super) async fn answer(vm: &mut Vm<'_>, deadline: &Deadline) -> Result<Guest
     loop {
         match vm.next(deadline.at).await {
             Happening::Said(message) => return Ok(message),
-            Happening::Console(_) | Happening::Saved(_) | Happening::Traced => {}
+            Happening::Console(_)
+            | Happening::Saved(_)
+            | Happening::Stands(_)
+            | Happening::Traced => {}
             Happening::Gone(end) => return Err(end),
             Happening::Interrupted => return Err(VmEnd::Interrupted),
             Happening::Deadline => return Err(deadline.passed()),
@@ -303,6 +328,16 @@ pub(super) fn unexpected(message: &GuestMessage) -> VmEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_a_debugged_kernel_is_a_hang() {
+        let settings = unwatched();
+        let watched = Hangs::of(&Options::default()).settings();
+        for Setting { path, .. } in watched.iter().filter(|s| s.path.ends_with("_timeout_secs")) {
+            assert!(settings.iter().any(|s| s.path == *path && s.value == "0"), "{path}");
+        }
+        assert!(settings.iter().all(|s| s.optional));
+    }
 
     #[test]
     fn whoever_knows_most_of_a_hang_speaks_first() {

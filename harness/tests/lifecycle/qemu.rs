@@ -155,6 +155,7 @@ fn honest(message: &HostMessage, boot: &str) -> (At, Vec<Act>) {
             (At::Attach, vec![Act::Say(attached)])
         }
         HostMessage::Die { .. } => unreachable!("no story tells its agent to die"),
+        HostMessage::GoOn => unreachable!("no story holds a test"),
         HostMessage::Run(job) => {
             let acts = begins(&job.id).into_iter().chain(ends(&job.id, passed(&job.id)));
             (At::Run(job.id.clone()), acts.collect())

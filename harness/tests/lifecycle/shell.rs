@@ -64,6 +64,7 @@ async fn ran(story: Story, input: &[u8], reader: Reader) -> (Result<Ended, Stop>
         snapshot: false,
         trace: None,
         agent_dies: None,
+        hold: None,
     };
     let (to, input_comes) = mpsc::channel(1);
     if !input.is_empty() {

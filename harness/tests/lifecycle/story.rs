@@ -225,6 +225,7 @@ impl Story {
             snapshot: self.snapshot,
             trace: self.demanded.then_some(Switch::On),
             agent_dies: None,
+            hold: None,
         };
 
         let began = Instant::now();

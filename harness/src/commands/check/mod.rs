@@ -2,14 +2,15 @@
 //!
 //! First the sources, then real kernels: the clean one with both root file
 //! systems, whose page is opened in a browser, every plan of `ci/plans/negative`, each
-//! of which plants one bug and says what the harness must make of it, every bisect of
-//! `ci/bisects.yaml`, whose answers are known, one by git with the installed program,
-//! that program as the gate of a tree, commands in a guest, programs of others that read
-//! the results, and every kernel of `ci/traces.yaml`, which says in what its traces must
-//! differ. A harness that has only seen green is untested.
+//! of which plants one bug and says what the harness must make of it, one of them under
+//! `debug`, every bisect of `ci/bisects.yaml`, whose answers are known, one by git with
+//! the installed program, that program as the gate of a tree, commands in a guest,
+//! programs of others that read the results, and every kernel of `ci/traces.yaml`, which
+//! says in what its traces must differ. A harness that has only seen green is untested.
 
 mod bisects;
 mod consumers;
+mod debug;
 mod installed;
 mod page;
 mod shell;
@@ -67,6 +68,7 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     let ctx = &session.context()?;
     crate::machine::ready(ctx, args.yes).await?;
     let no_browser = page::lacking(ctx, args.yes).await?;
+    crate::machine::debugger(ctx, args.yes).await?;
 
     let mut steps = Vec::new();
     for words in SOURCES {
@@ -98,11 +100,21 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
     for folder in folders {
         all.extend(plans(&checkout.join(folder))?);
     }
+    let mut crashed = None;
     for plan in all {
         let name = plan.strip_prefix(&checkout).unwrap_or(&plan).display().to_string();
         let wishes = Wishes::default();
         let ran = kernel(session, &name, wishes, Some(&plan), permissions, &checkout).await?;
         steps.push(ran.0);
+        if plan.file_stem().is_some_and(|stem| stem == debug::PLAN) {
+            crashed = ran.1;
+        }
+    }
+    if let Some(dir) = crashed {
+        headline(format_args!("check    {}", debug::NAME));
+        let start = Instant::now();
+        let wrong = debug::run(ctx, &dir).await?;
+        steps.push(Step::ended(debug::NAME.to_owned(), start, wrong));
     }
     for case in bisects::cases(&checkout)? {
         let name = case.name();

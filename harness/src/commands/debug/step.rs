@@ -1,0 +1,188 @@
+//! Before which step a test is held: found in the events of its run.
+
+use hmm_protocol::wire::{GuestMessage, Outcome};
+
+use crate::events::{Event, Record};
+use crate::judge::TestResult;
+
+/// What a traced test announces when its calibration is over.
+const BEGIN: &str = "begin";
+
+/// The step before which a test is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Before {
+    /// Counted from 1, as the agent hears them and a trace counts them.
+    pub(super) step: u32,
+    /// What the test announced; nothing if it came to no step.
+    pub(super) text: Option<String>,
+    /// Why this one.
+    pub(super) why: &'static str,
+}
+
+/// A turn of the test.
+#[derive(Default)]
+struct Turn<'a> {
+    vm: u32,
+    steps: Vec<&'a str>,
+    outcome: Option<&'a Outcome>,
+}
+
+/// The step in which the test failed, in the first turn in which it did; the first
+/// step where it did in none. `None` if it had no turn.
+pub(super) fn before(records: &[Record], result: &TestResult) -> Option<Before> {
+    let turns = turns(records, &result.id);
+    let failed = turns.iter().find(|turn| turn.outcome != Some(&Outcome::Passed));
+    let (turn, step, why) = match failed {
+        Some(turn) if turn.steps.is_empty() => (turn, 1, "the test came to no step"),
+        Some(turn) => (turn, turn.steps.len(), why(turn.outcome)),
+        None => {
+            let turn = turns.first()?;
+            let broken = result.trace.violations.first().and_then(|v| number(&v.step));
+            match broken.filter(|step| (1..=turn.steps.len()).contains(step)) {
+                Some(step) => (turn, step, "in which its trace breaks a rule"),
+                None => (turn, own(turn), "its first, for no step of it failed"),
+            }
+        }
+    };
+    let text = turn.steps.get(step - 1).map(|text| (*text).to_owned());
+    Some(Before { step: u32::try_from(step).unwrap_or(u32::MAX), text, why })
+}
+
+fn turns<'a>(records: &'a [Record], wanted: &str) -> Vec<Turn<'a>> {
+    let mut turns: Vec<Turn<'a>> = Vec::new();
+    for record in records {
+        match &record.event {
+            Event::Ordered { vm, id, .. } if id == wanted => {
+                turns.push(Turn { vm: *vm, ..Turn::default() });
+            }
+            Event::Frame { vm, sealed } => {
+                let of_it = |turn: &&mut Turn| turn.vm == *vm && turn.outcome.is_none();
+                let Some(turn) = turns.iter_mut().rev().find(of_it) else { continue };
+                match &sealed.message {
+                    GuestMessage::Step { id, text } if id == wanted => turn.steps.push(text),
+                    GuestMessage::Finished { id, outcome, .. } if id == wanted => {
+                        turn.outcome = Some(outcome);
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    turns
+}
+
+fn why(outcome: Option<&Outcome>) -> &'static str {
+    match outcome {
+        Some(Outcome::TimedOut { .. }) => "the last that began before its time was over",
+        Some(Outcome::Skipped { .. }) => "after which it was skipped",
+        Some(Outcome::Died { .. }) => "in which its process died",
+        Some(Outcome::Failed(_) | Outcome::Passed) => "which failed",
+        None => "the last that began before the kernel was gone",
+    }
+}
+
+/// The number with which a trace names a step.
+fn number(step: &str) -> Option<usize> {
+    step.split(' ').next()?.parse().ok()
+}
+
+/// The first step that is the test's own, behind the calibration.
+fn own(turn: &Turn) -> usize {
+    let begin = turn.steps.iter().position(|text| *text == BEGIN).map_or(0, |at| at + 1);
+    (begin + 1).min(turn.steps.len()).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::{Verdict, Violation};
+    use hmm_protocol::wire::{Failure, Health, Sealed};
+
+    const ID: &str = "hmm.migrate.private";
+
+    fn frame(message: GuestMessage) -> Event {
+        Event::Frame { vm: 0, sealed: Sealed { nonce: String::new(), seq: 0, message } }
+    }
+
+    fn ordered() -> Event {
+        Event::Ordered { vm: 0, id: ID.into(), turn: 0 }
+    }
+
+    fn step(text: &str) -> Event {
+        frame(GuestMessage::Step { id: ID.into(), text: text.into() })
+    }
+
+    fn finished(outcome: Outcome) -> Event {
+        let (id, health) = (ID.to_owned(), Health::default());
+        frame(GuestMessage::Finished { id, outcome, duration_us: 1, health, capture: None })
+    }
+
+    fn failure() -> Outcome {
+        Outcome::Failed(Failure {
+            file: "a.rs".into(),
+            line: 1,
+            message: "a page".into(),
+            seen: None,
+            expected: None,
+            page: None,
+        })
+    }
+
+    fn check(events: Vec<Event>, violation: Option<&str>, expect: Option<(u32, &str)>) {
+        let records: Vec<Record> =
+            events.into_iter().map(|event| Record { t_ms: 0, event }).collect();
+        let mut result = crate::judge::tests::result(ID, Verdict::Failed);
+        result.trace.violations.extend(violation.map(|step| Violation {
+            rule: "owner".into(),
+            step: step.into(),
+            text: String::new(),
+        }));
+        let found = before(&records, &result);
+        let seen = found.as_ref().map(|b| (b.step, b.text.as_deref().unwrap_or_default()));
+        assert_eq!(seen, expect);
+    }
+
+    #[test]
+    fn it_is_the_last_that_began_where_the_test_failed_or_the_kernel_was_gone() {
+        let all = [ordered(), step("map"), step("to-device"), step("cpu-read")];
+        let failed = [&all[..], &[finished(failure())]].concat();
+        check(failed, None, Some((3, "cpu-read")));
+        check(all.to_vec(), None, Some((3, "cpu-read")));
+        check(vec![ordered()], None, Some((1, "")));
+        check(vec![], None, None);
+    }
+
+    #[test]
+    fn the_first_turn_that_failed_counts() {
+        let events = vec![
+            ordered(),
+            step("map"),
+            finished(Outcome::Passed),
+            ordered(),
+            step("map"),
+            step("fork"),
+            finished(failure()),
+            ordered(),
+            step("map"),
+            finished(failure()),
+        ];
+        check(events, None, Some((2, "fork")));
+    }
+
+    #[test]
+    fn what_passed_is_held_before_its_own_first_step_or_where_its_trace_is_wrong() {
+        let traced = vec![
+            ordered(),
+            step("calibrate-protect"),
+            step("begin"),
+            step("map"),
+            step("to-device"),
+            finished(Outcome::Passed),
+        ];
+        check(traced.clone(), None, Some((3, "map")));
+        check(traced.clone(), Some("4 to-device a"), Some((4, "to-device")));
+        check(traced, Some("9 exit"), Some((3, "map")));
+        check(vec![ordered(), step("map"), finished(Outcome::Passed)], None, Some((1, "map")));
+    }
+}
