@@ -248,7 +248,7 @@ mod tests {
     fn there_is_an_end_of_it_and_it_is_told() {
         let step = |n: u64| {
             let (at, name) =
-                (n << 20, if n % 2 == 0 { "b".to_owned() } else { "x".repeat(10_000) });
+                (n << 20, if n.is_multiple_of(2) { "b".to_owned() } else { "x".repeat(10_000) });
             format!(
                 r#"{{"seq":{n},"cpu":0,"tid":1,"tgid":1,"role":"test","probe":"step","step":{n},"doing":{{"op":"map","pages":{{"buffer":"{name}","first":0,"pages":4}},"address":{at}}},"t_ns":{n}}}"#
             )
