@@ -74,9 +74,9 @@ window.drawTimeline = (() => {
     if (!event.at || !event.at.pages) return null;
     const [buffer, from, to] = event.at.pages;
     const place = { buffer, from, to, spread: "same", last: to };
-    const with_ = way || outer;
-    if (!with_ || with_.spread === "same") return place;
-    place.spread = with_.spread;
+    const moves = way || outer;
+    if (!moves || moves.spread === "same") return place;
+    place.spread = moves.spread;
     if (way && way.last && way.last.pages) {
       place.lastFrom = way.last.pages[1];
       place.last = way.last.pages[2];
