@@ -39,7 +39,15 @@ pub(crate) async fn write(vm: &mut Vm<'_>, path: &Path) -> Result<(), String> {
     };
     let written = match dumped {
         Ok(_) => copied.await.map_err(io::Error::other).and_then(|copied| copied).map_err(failed),
-        Err(why) => Err(format!("cannot write {}: {why}", path.display())),
+        // A disk that is full makes QEMU stop too, and knows better why. Where QEMU
+        // says nothing the copy goes on.
+        Err(why) => Err(match copied.is_finished() {
+            true => match copied.await {
+                Ok(Err(error)) => failed(error),
+                _ => format!("cannot write {}: {why}", path.display()),
+            },
+            false => format!("cannot write {}: {why}", path.display()),
+        }),
     };
     if written.is_err() {
         // What cannot be removed either is told to be no dump.

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::run_kernel_tests::{Bootable, Permissions, Prepared, bootable, prepare};
 use crate::boot::{self, SHELL_HOME};
@@ -42,6 +43,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// How much of standard input is read at once, in bytes.
 const CHUNK: usize = 32 * 1024;
+
+/// How many pieces of what is typed wait for the guest.
+const KEYS: usize = 256;
 
 /// Runs the command. Returns the exit code of what ran in the guest.
 ///
@@ -161,7 +165,7 @@ fn connect(mut shell: Shell) -> Result<Order> {
 /// Reads standard input on the side: whoever reads a terminal or a pipe cannot be
 /// told to stop.
 fn read(mut from: File, mut way_out: Option<WayOut>) -> mpsc::Receiver<Vec<u8>> {
-    let (to, input) = mpsc::channel(1);
+    let (to, input) = mpsc::channel(if way_out.is_some() { KEYS } else { 1 });
     thread::spawn(move || {
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -181,7 +185,13 @@ fn read(mut from: File, mut way_out: Option<WayOut>) -> mpsc::Receiver<Vec<u8>> 
                     }
                 },
             };
-            if to.blocking_send(bytes).is_err() {
+            let sent = match way_out {
+                // A guest that hangs takes nothing, and its user must get out all the
+                // same: what is typed then is lost.
+                Some(_) => !matches!(to.try_send(bytes), Err(TrySendError::Closed(_))),
+                None => to.blocking_send(bytes).is_ok(),
+            };
+            if !sent {
                 break;
             }
         }

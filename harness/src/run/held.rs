@@ -20,6 +20,7 @@ use crate::console::What;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
+use crate::progress::clean;
 use crate::stop::{Fault, Stop};
 use crate::vm::{Consoles, Happening, Vm};
 
@@ -78,6 +79,14 @@ pub async fn hold<'a>(
         held.end(end.clone()).await;
         if end == VmEnd::Interrupted {
             return Err(Stop::Interrupted);
+        }
+        if let VmEnd::QemuGone { .. } | VmEnd::Agent { .. } = end {
+            let tail = match end {
+                VmEnd::QemuGone { tail, .. } => tail,
+                _ => Vec::new(),
+            };
+            let fault = Fault::new(format!("{test} cannot be held: {why}"));
+            return Err(Stop::Machine(fault.at(Stage::Run).details(tail)));
         }
         return Err(Stop::Kernel(
             Fault::new(format!("{test} does not come to its step {step} again: {why}"))
@@ -181,11 +190,12 @@ impl Held<'_> {
 
 /// How a test ended, in words.
 fn how(outcome: &Outcome) -> String {
-    match outcome {
+    let how = match outcome {
         Outcome::Passed => "the test has passed".into(),
         Outcome::Failed(failure) => format!("the test has failed: {}", failure.message),
         Outcome::Skipped { reason } => format!("the test cannot run here: {reason}"),
         Outcome::Died { how } => format!("the test has died: {how}"),
         Outcome::TimedOut { .. } => "the test took too long".into(),
-    }
+    };
+    clean(&how)
 }

@@ -27,6 +27,7 @@ use crate::boot::Recipe;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::plan::Switch;
+use crate::progress::clean;
 use crate::stop::Stop;
 use crate::vm::{Consoles, Vm};
 use starts::Starts;
@@ -348,17 +349,17 @@ pub fn describe(end: &VmEnd) -> String {
     match end {
         VmEnd::Done => "it powered off as it was told".into(),
         VmEnd::Saved => "its state was saved".into(),
-        VmEnd::Replaced { reason } => format!("a fresh kernel was due: {reason}"),
+        VmEnd::Replaced { reason } => clean(&format!("a fresh kernel was due: {reason}")),
         VmEnd::GuestGone { how } if how == "guest-reset" => "the guest reset itself".into(),
         VmEnd::GuestGone { how } if how == "guest-shutdown" => {
             "the guest powered itself off".into()
         }
-        VmEnd::GuestGone { how } => format!("the guest is gone: {how}"),
+        VmEnd::GuestGone { how } => clean(&format!("the guest is gone: {how}")),
         VmEnd::QemuGone { code, .. } => format!("QEMU ended with {code} without a word"),
         VmEnd::Deadline { name, ms } => {
             format!("the {name} deadline of {:.1} s passed", *ms as f64 / 1000.0)
         }
-        VmEnd::Agent { what } => format!("the agent failed: {what}"),
+        VmEnd::Agent { what } => clean(&format!("the agent failed: {what}")),
         VmEnd::Interrupted => "interrupted".into(),
     }
 }

@@ -11,6 +11,10 @@ use nix::poll::{PollFd, PollFlags};
 /// to 32 KiB (`port_fops_write()` in drivers/char/virtio_console.c).
 const CHUNK: usize = 32 * 1024;
 
+/// More than a pipe or a terminal holds (`PIPE_DEF_BUFFERS` in
+/// include/linux/pipe_fs_i.h, `TTYB_DEFAULT_MEM_LIMIT` in drivers/tty/tty_buffer.c).
+const MOST_LEFT: usize = 1 << 20;
+
 /// A stream between its beginning and its end.
 pub(super) struct Flow {
     /// Where bytes come from, as long as they do.
@@ -20,6 +24,9 @@ pub(super) struct Flow {
     /// What was read and not yet written.
     pending: Vec<u8>,
     given: u64,
+    /// Of what is there when nobody writes to it any more who counts, how much is yet
+    /// to be read at most.
+    left: Option<usize>,
 }
 
 impl Flow {
@@ -28,12 +35,15 @@ impl Flow {
         for end in from.iter().chain([&to]) {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| format!("fcntl: {e}"))?;
         }
-        Ok(Flow { from, to: Some(to), pending: Vec::with_capacity(CHUNK), given: 0 })
+        Ok(Flow { from, to: Some(to), pending: Vec::with_capacity(CHUNK), given: 0, left: None })
     }
 
     /// Reads once, if everything was written, and writes once. `last` says that
-    /// what is not there now does not belong to the stream.
+    /// what is not there now does not belong to the stream, whoever still writes to it.
     pub(super) fn step(&mut self, last: bool) {
+        if last && *self.left.get_or_insert(MOST_LEFT) == 0 {
+            self.from = None;
+        }
         if self.pending.is_empty()
             && let Some(from) = &mut self.from
         {
@@ -41,7 +51,7 @@ impl Flow {
             let read = from.read(&mut self.pending);
             self.pending.truncate(read.as_ref().map_or(0, |n| *n));
             match read {
-                Ok(1..) => {}
+                Ok(n @ 1..) => self.left = self.left.map(|left| left.saturating_sub(n)),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock && !last => {}
                 // A terminal that nobody has open any more reads as an error (EIO).

@@ -3,21 +3,25 @@
 //!
 //! No stream holds up another: each has a buffer of its own and waits for nobody
 //! but its reader.
+#![expect(unsafe_code, reason = "calls waitpid")]
 
 mod flow;
 mod start;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use hmm_protocol::wire::{
     GuestMessage, HostMessage, Output, SHELL_ERRORS_PORT, SHELL_PORT, Shell, ShellEnd,
 };
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::{Pid, pipe2};
 
 use crate::health;
@@ -122,20 +126,23 @@ fn serve(
 
 /// Waits for a process on the side, and reaps all others, as PID 1 must. Returns
 /// what is readable when it has ended, and its status.
-fn wait_for(pid: Pid) -> Result<(OwnedFd, Receiver<WaitStatus>), String> {
+fn wait_for(pid: Pid) -> Result<(OwnedFd, Receiver<ExitStatus>), String> {
     let (over, still) = pipe2(OFlag::O_CLOEXEC).map_err(|e| format!("pipe: {e}"))?;
     let (tell, told) = channel();
     thread::spawn(move || {
         loop {
-            match wait() {
-                Ok(status) if status.pid() == Some(pid) => {
-                    // Nobody listening means that nobody wants to know.
-                    let _ = tell.send(status);
-                    break;
-                }
-                // An interrupted wait is not the end, nor is that of another one.
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => break,
+            let mut status = 0;
+            // SAFETY: the status is ours to be written to. (nix's own knows no signal
+            // above 31, and has reaped the process when it says so.)
+            let ended = unsafe { libc::waitpid(-1, &mut status, 0) };
+            if ended == pid.as_raw() {
+                // Nobody listening means that nobody wants to know.
+                let _ = tell.send(ExitStatus::from_raw(status));
+                break;
+            }
+            // An interrupted wait is not the end, nor is that of another one.
+            if ended == -1 && Errno::last() != Errno::EINTR {
+                break;
             }
         }
         drop(still);
@@ -144,13 +151,11 @@ fn wait_for(pid: Pid) -> Result<(OwnedFd, Receiver<WaitStatus>), String> {
 }
 
 /// The end of a process, for the harness.
-fn how(status: WaitStatus) -> ShellEnd {
+fn how(status: ExitStatus) -> ShellEnd {
     let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
-    match status {
-        WaitStatus::Signaled(_, signal, _) => ShellEnd::Killed { signal: byte(signal as i32) },
-        WaitStatus::Exited(_, code) => ShellEnd::Exited { code: byte(code) },
-        // Nothing else is waited for.
-        _ => ShellEnd::Exited { code: u8::MAX },
+    match status.signal() {
+        Some(signal) => ShellEnd::Killed { signal: byte(signal) },
+        None => ShellEnd::Exited { code: status.code().map_or(u8::MAX, byte) },
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
 
 use hmm_protocol::frame;
 use hmm_protocol::wire::Window;
@@ -31,22 +32,34 @@ fn pair() -> (UnixStream, File) {
     (ours, File::from(OwnedFd::from(theirs)))
 }
 
-/// Runs a command to which `input` is sent, and these messages before it starts.
+/// Runs a command to which `input` is sent, and these messages before it starts. On a
+/// terminal the input waits until the command says something: a key could be earlier
+/// than whoever is to catch it.
 fn came(order: Shell, input: &[u8], messages: &[HostMessage]) -> Came {
     let ((mut agent, agents), (bytes, port), (errors, errors_port)) = (pair(), pair(), pair());
     for message in messages {
         agent.write_all(&frame::encode(message).expect("short")).expect("room");
     }
     let (mut to, input) = (bytes.try_clone().expect("open"), input.to_vec());
-    // The command may end before it has read everything.
-    thread::spawn(move || to.write_all(&input));
-    let read = |mut from: UnixStream| {
+    let (speaks, spoken) = channel();
+    let waits = order.terminal.is_some();
+    // The command may end before it has read everything, or without a word.
+    thread::spawn(move || match waits {
+        true => spoken.recv().map(|()| to.write_all(&input)).unwrap_or(Ok(())),
+        false => to.write_all(&input),
+    });
+    let read = |mut from: UnixStream, speaks: Option<Sender<()>>| {
         thread::spawn(move || {
-            let mut all = Vec::new();
+            let mut all = vec![0];
+            // The end may come without a byte.
+            let first = from.read(&mut all)?;
+            all.truncate(first);
+            speaks.into_iter().for_each(|speaks| drop(speaks.send(())));
             from.read_to_end(&mut all).map(|_| all)
         })
     };
-    let (output, errors) = (read(bytes.try_clone().expect("open")), read(errors));
+    let output = read(bytes.try_clone().expect("open"), Some(speaks));
+    let errors = read(errors, None);
     let last = serve(&order, &mut Port::on(agents), &port, &errors_port).expect("it runs");
     // What the command did not read may lie there still, so nothing is closed.
     for port in [&port, &errors_port] {
@@ -71,6 +84,8 @@ fn commands_run_as_they_do_at_home() {
     assert_eq!((ran.output, ran.errors), (b"word\n/usr\n".to_vec(), b"no\n".to_vec()));
 
     assert_eq!(came(sh("kill -9 $$"), b"", &[]).end, ShellEnd::Killed { signal: 9 });
+
+    assert_eq!(came(sh("kill -34 $$"), b"", &[]).end, ShellEnd::Killed { signal: 34 });
 
     let nowhere = Shell { cwd: "/nowhere".into(), ..sh("pwd") };
     assert_eq!(came(nowhere, b"", &[]).output, b"/\n");
@@ -100,6 +115,11 @@ fn commands_run_as_they_do_at_home() {
     let ran = came(sh("sleep 100 & echo $!"), b"", &[]);
     assert_eq!(ran.end, exited(0));
     let left: i32 = String::from_utf8_lossy(&ran.output).trim().parse().expect("its number");
+    nix::sys::signal::kill(Pid::from_raw(left), nix::sys::signal::SIGKILL).expect("it lives");
+
+    let ran = came(sh("yes & echo $! >&2"), b"", &[]);
+    assert_eq!(ran.end, exited(0));
+    let left: i32 = String::from_utf8_lossy(&ran.errors).trim().parse().expect("its number");
     nix::sys::signal::kill(Pid::from_raw(left), nix::sys::signal::SIGKILL).expect("it lives");
 
     // On a terminal: of the right size, controlling, and an interrupt ends one

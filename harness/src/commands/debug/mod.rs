@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hmm_protocol::{TestId, catalogue};
+use tokio::time::{Instant, timeout_at};
 
 use self::gdb::Subject;
 use self::step::Before;
@@ -26,7 +27,7 @@ use crate::flow::Stage;
 use crate::judge::{KernelInfo, Results, TestResult};
 use crate::keeper::CANNOT_START;
 use crate::plan::Wishes;
-use crate::progress::{self, clean, print, say};
+use crate::progress::{self, Talk, clean, print, say};
 use crate::run::{Held, Isolate, Options, Seen, describe};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
 use crate::vm::Consoles;
@@ -59,6 +60,9 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     let (test, result, before) = chosen(&evidence, &results, &args.test)?;
     let prepared = prepare(Wishes::default(), Some(&dir.join("plan.yaml")), &cwd)?;
 
+    // What happens to the machine is told below, in the words of a session.
+    let log = progress::log(Talk::Little, Talk::Little);
+    let session = &Session { log, interrupt: session.interrupt.clone() };
     let (own, _held) = rundir::create(Some(&dir.join(rundir::DEBUG)), &cwd)?;
     session.log.record_in(&own)?;
     let ctx = &session.context()?;
@@ -205,7 +209,8 @@ impl Debugged<'_> {
     /// Lets gdb have the machine until it ends.
     async fn by(&mut self, gdb: &proc::Cmd, session: &Session) -> Result<(), Stop> {
         // What is typed there is gdb's, and so is Ctrl-C.
-        let _lent = session.interrupt.lend_keyboard();
+        let at_terminal = std::io::stdin().is_terminal();
+        let _lent = at_terminal.then(|| session.interrupt.lend_keyboard());
         let mut child = gdb.spawn_at_terminal()?;
         let status = loop {
             tokio::select! {
@@ -221,9 +226,13 @@ impl Debugged<'_> {
             return Err(Stop::Machine(Fault::new("gdb cannot be started: it says why above")));
         }
         // A script may have ended before we heard how its last command did.
+        let until = Instant::now() + LAST_LOOK;
         while self.gone.is_none()
-            && let Ok(seen) = tokio::time::timeout(LAST_LOOK, self.held.next()).await
+            && let Ok(seen) = timeout_at(until, self.held.next()).await
         {
+            if seen == Seen::Interrupted {
+                return Err(Stop::Interrupted);
+            }
             self.take(seen).await;
         }
         Ok(())
@@ -260,7 +269,10 @@ impl Debugged<'_> {
                 }
             }
             Seen::Gone(end) => {
-                say(format_args!("debug    the machine is gone: {}", describe(&end)));
+                // That is how gdb ends what it has.
+                if !matches!(end, VmEnd::QemuGone { code: 0, .. }) {
+                    say(format_args!("debug    the machine is gone: {}", describe(&end)));
+                }
                 self.gone = Some(end);
             }
             // Whoever waits for it sees to it.

@@ -1,4 +1,4 @@
-# For gdb: unwinds a kernel's stack by the kernel's own tables (ORC, since 5.11 of
+# For gdb: unwinds a kernel's stack by the kernel's own tables (ORC, since 5.12 of
 # our kernels; arch/x86/kernel/unwind_orc.c says how) where gdb has nothing to go by:
 # through the entry code, which is assembler, and everywhere in a kernel without debug
 # info. So a backtrace leads from an oops to the code that oopsed.
