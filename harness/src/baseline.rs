@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::{Results, TestResult, Verdict};
+use crate::judge::{Check, Checks, Results, TestResult, Verdict};
 use crate::stop::Problem;
 use crate::trace::{Sent, may_differ};
 
@@ -56,9 +56,9 @@ pub struct Standing {
     /// The assertion that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assertion: Option<String>,
-    /// Why it is not good, where no assertion and no complaint says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<String>,
+    /// What else is not good about it, but for complaints of the kernel.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub failures: BTreeSet<String>,
     /// The titles of what the kernel complained of.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub complaints: BTreeSet<String>,
@@ -76,9 +76,11 @@ impl Baseline {
     pub fn of(results: &Results) -> Baseline {
         let short = |text: &str| text.chars().take(12).collect::<String>();
         let (kernel, machine) = (&results.kernel, &results.machine);
+        // Of a user's tree it would be a path, and a commit that is another each time.
+        let package = Some(&kernel.source).filter(|source| source.starts_with("debian:"));
         let given = [
             ("kernel", kernel.release.clone()),
-            ("source", kernel.source.clone()),
+            ("source", package.cloned().unwrap_or_default()),
             ("configuration", short(&kernel.config_sha256)),
             ("profile", kernel.profile.clone()),
             ("accelerator", machine.accelerator.clone()),
@@ -124,8 +126,12 @@ impl Baseline {
     /// This baseline, with what a later run has shown. What the run was not asked for
     /// stays; `gone` says of a test whether it is no more.
     #[must_use]
-    pub fn updated(mut self, run: Baseline, gone: impl Fn(&str) -> bool) -> Baseline {
+    pub fn updated(mut self, mut run: Baseline, gone: impl Fn(&str) -> bool) -> Baseline {
         self.tests.retain(|id, _| !gone(id));
+        if self.tests.keys().any(|id| !run.tests.contains_key(id)) {
+            // What the kernel says while other tests run, it has had no chance to say.
+            run.complaints.extend(self.complaints);
+        }
         self.tests.extend(run.tests);
         Baseline { tests: self.tests, ..run }
     }
@@ -140,7 +146,7 @@ impl Standing {
             verdict: test.verdict,
             known_issue: test.known_issue.clone(),
             assertion: test.assertion.clone(),
-            failure: failure(test),
+            failures: failures(test),
             complaints: test.kernel_events.iter().map(|event| event.title.clone()).collect(),
             sends: match traced {
                 Some(_) if !differs => test.trace.operations.clone(),
@@ -155,9 +161,10 @@ impl Standing {
         self.verdict == Verdict::Passed || self.known_issue.is_some()
     }
 
-    /// Whether both fail alike, or neither does.
+    /// Whether both fail alike, or neither does. What the kernel complained of is
+    /// compared apart.
     pub fn fails_like(&self, other: &Standing) -> bool {
-        self.assertion == other.assertion && self.failure == other.failure
+        self.assertion == other.assertion && self.failures == other.failures
     }
 
     /// Whether the traces of both can be compared: both are whole, and neither test
@@ -171,24 +178,29 @@ impl Standing {
     }
 }
 
-/// Why a test is not good, in words that are the same wherever it fails alike; nothing
-/// where its assertion, the kernel's complaint or the verdict says it already.
-fn failure(test: &TestResult) -> Option<String> {
-    if test.assertion.is_some() || !test.kernel_events.is_empty() {
-        return None;
+/// What is not good about a test beside its assertion and the kernel's complaints, in
+/// words that are the same wherever it fails alike.
+fn failures(test: &TestResult) -> BTreeSet<String> {
+    let Checks { trace, console, taint, .. } = test.checks;
+    let said = test.assertion.is_some() || !test.kernel_events.is_empty();
+    let rules = test.trace.violations.iter().map(|broken| format!("rule {}", broken.rule));
+    let mut failures: BTreeSet<String> = rules.collect();
+    if trace == Check::Bad && test.trace.incomplete.is_some() {
+        failures.insert("its trace is incomplete".to_owned());
+    }
+    if console == Check::Bad && test.kernel_events.is_empty() {
+        failures.insert("the console fell silent".to_owned());
+    }
+    if taint == Check::Bad && test.kernel_events.is_empty() {
+        failures.insert("the kernel's counters moved".to_owned());
     }
     match test.verdict {
-        Verdict::Passed | Verdict::TimedOut | Verdict::NotRun => None,
-        Verdict::Failed if !test.trace.violations.is_empty() => {
-            let rules: BTreeSet<&str> =
-                test.trace.violations.iter().map(|broken| broken.rule.as_str()).collect();
-            Some(format!("rule {}", rules.into_iter().collect::<Vec<_>>().join(", ")))
-        }
-        Verdict::Failed if test.trace.incomplete.is_some() => {
-            Some("its trace is incomplete".to_owned())
-        }
-        _ => test.reason.lines().next().map(str::to_owned),
+        // The verdict says it, and how long it took is another each time.
+        Verdict::Passed | Verdict::TimedOut | Verdict::NotRun => {}
+        _ if said || !failures.is_empty() => {}
+        _ => failures.extend(test.reason.lines().next().map(str::to_owned)),
     }
+    failures
 }
 
 #[cfg(test)]
@@ -245,7 +257,12 @@ mod tests {
         let walk = with(&|test| test.trace.violations = vec![rule("walk", "page 1")]);
         assert!(!one.fails_like(&walk));
         let said = with(&|test| test.assertion = Some("the mirror's data".into()));
-        assert_eq!((said.failure.as_deref(), said.fails_like(&one)), (None, false));
+        assert!(said.failures.is_empty() && !said.fails_like(&one));
+        let also = with(&|test| {
+            test.assertion = Some("the mirror's data".into());
+            test.checks.taint = Check::Bad;
+        });
+        assert!(!also.fails_like(&said), "a failure does not hide another");
     }
 
     #[test]

@@ -347,6 +347,64 @@ fn the_page_of_a_saved_run_is_written_again() {
 }
 
 #[test]
+fn a_baseline_is_what_a_run_has_shown() {
+    let home = home_with_runs();
+    let results = home.path().join("runs/first/results.json");
+    let text = fs::read_to_string(&results).unwrap();
+    home.run(&["baseline", "update", "b.yaml", "first"]).with(128).says(&["had no turn"]);
+    // As it would be had all of its tests had one.
+    let write = |text: &str| fs::write(&results, text).unwrap();
+    let ran = text.replace("\"verdict\": \"not_run\"", "\"verdict\": \"skipped\"");
+    write(&ran.replacen("\"flaky\": false", "\"flaky\": true", 1));
+    home.run(&["baseline", "update", "b.yaml", "first"]).with(128).says(&["were alike"]);
+    write(&ran.replace("\"exit_code\": 1", "\"exit_code\": 125"));
+    home.run(&["baseline", "update", "b.yaml", "first"]).with(128).says(&["no verdicts"]);
+    write(&ran);
+    let made = home.run(&["baseline", "update", "b.yaml", "first"]);
+    made.with(0);
+    assert!(made.out.starts_with("--- /dev/null\n+++ b.yaml\n"), "{}", made.out);
+    let baseline = home.path().join("b.yaml");
+    let known = fs::read_to_string(&baseline).unwrap();
+    home.run(&["baseline", "update", "b.yaml", "first"]).with(0).says(&["is as the run is"]);
+    home.run(&["compare", "b.yaml", "first"]).with(0);
+
+    fs::write(&baseline, known.replacen("verdict: failed", "verdict: passed", 1)).unwrap();
+    let worse = home.run(&["compare", "b.yaml", "first", "--format", "mail"]);
+    worse.with(1);
+    assert!(worse.out.contains("passed -> failed"), "{}", worse.out);
+    let told = home.run(&["baseline", "update", "b.yaml", "first"]);
+    told.with(0);
+    assert!(told.out.contains("-    verdict: passed\n+    verdict: failed\n"), "{}", told.out);
+    assert_eq!(fs::read_to_string(&baseline).unwrap(), known);
+}
+
+#[test]
+fn a_baseline_that_is_none_is_128_and_says_why() {
+    let home = Home::new();
+    let path = |name: &str| home.path().join(name);
+    let run = |more: &[&str]| {
+        let words = ["run-kernel-tests", "--dry-run", "--baseline"];
+        let ended = home.run(&words.iter().chain(more).copied().collect::<Vec<_>>());
+        ended.with(128);
+        ended
+    };
+    run(&["b.yaml"]).says(&["b.yaml", "No such file", "hint: hmm-harness baseline update"]);
+    run(&["/dev/zero"]).says(&["/dev/zero"]);
+    fs::write(path("b.yaml"), "schema: hmm-harness/baseline/1\ntests: []\n").unwrap();
+    run(&["b.yaml"]).says(&["b.yaml", "tests"]);
+    fs::write(path("b.yaml"), "schema: hmm-harness/baseline/1\ntests: {}\n").unwrap();
+    run(&["b.yaml", "--until", "build"]).says(&["--baseline", "hint: leave --until out"]);
+    fs::write(path("p.yaml"), "allow: ['CLEAR -> MIGRATE']\n").unwrap();
+    run(&["b.yaml", "--plan", "p.yaml"]).says(&["p.yaml:1:1", "to-device"]);
+    fs::write(path("p.yaml"), "expect: {exit_code: 1}\n").unwrap();
+    run(&["b.yaml", "--plan", "p.yaml"]).says(&["expect"]);
+    fs::write(path("p.yaml"), "allow: [to-device]\n").unwrap();
+    home.run(&["run-kernel-tests", "--dry-run", "--plan", "p.yaml"])
+        .with(128)
+        .says(&["allow", "baseline: FILE"]);
+}
+
+#[test]
 fn what_cannot_be_shown_is_128_and_says_why() {
     let home = home_with_runs();
     home.run(&["show"]).with(128).says(&["there is no run \"latest\""]);
@@ -437,12 +495,16 @@ fn help_is_what_is_recorded() {
         "judge",
         "show",
         "report",
+        "compare",
+        "baseline update",
         "debug",
         "doctor",
         "check",
         "torture",
+        "completions",
     ] {
-        text.push_str(&format!("\n---- {command}\n{}", home.run(&[command, "--help"]).out));
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        text.push_str(&format!("\n---- {command}\n{}", home.run(&words).out));
     }
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
     if std::env::var_os("UPDATE_GOLDEN").is_some() {

@@ -82,7 +82,10 @@ fn baseline(dir: &Path) -> Result<Baseline> {
     let path = dir.join(rundir::BASELINE);
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Baseline::read(&path, &text).map_err(|problem| anyhow!(problem.what))
+    Baseline::read(&path, &text).map_err(|problem| {
+        let hint = problem.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        anyhow!("{}{hint}", problem.what)
+    })
 }
 
 /// What is written in an `events.jsonl`.

@@ -301,8 +301,8 @@ impl Candidates {
             ..self.wishes.clone()
         };
         if until.is_some() {
-            // What a plan expects, it expects of the tests.
-            wishes.expect = None;
+            // What is expected, by a plan or a baseline, is expected of the tests.
+            (wishes.expect, wishes.baseline, wishes.allow) = (None, None, None);
         }
         match &self.how {
             How::Patches => wishes.first = Some(number),

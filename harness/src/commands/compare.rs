@@ -74,6 +74,11 @@ impl Run {
             let hint = format!("{} judge {}", report::program(), dir.display());
             Stop::usage(Problem::new(at, format!("{error:#}")).hint(hint))
         })?;
+        if results.exit_code > NOT_AS_EXPECTED || results.tests.is_empty() {
+            let what = format!("{} has no verdicts that could be compared", dir.display());
+            let hint = format!("{} show {} says why", report::program(), dir.display());
+            return Err(Stop::usage(Problem::new(at, what).hint(hint)));
+        }
         Ok(Run { dir, results })
     }
 

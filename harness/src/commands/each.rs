@@ -150,6 +150,11 @@ impl Row {
             Some(other) => format!("the same kernel as {other}/{last}"),
             None => counts(&results.summary),
         };
+        let worse = results.baseline.as_ref().map_or(0, |found| found.worse.len());
+        let tests = match worse {
+            0 => tests,
+            n => format!("{tests}, {n} worse than the baseline"),
+        };
         let (verdicts, notifier) = match before {
             Some(before) if can_be_judged => {
                 (verdicts(&before.results, results), notifier(before, judged))

@@ -128,11 +128,21 @@ fn check_copies(copies: &Copies, dir: Option<&Path>) -> Vec<Problem> {
 /// When it is not there, or is none.
 fn read_baseline(at: &str, path: &Path) -> Result<Baseline, Stop> {
     let hint = format!("{} baseline update FILE writes one from a run", crate::report::program());
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_small(path).map_err(|error| {
         Stop::usage(Problem::new(at, format!("{}: {error}", path.display())).hint(hint))
     })?;
     Baseline::read(path, &text)
         .map_err(|problem| Stop::usage(Problem { at: at.to_owned(), ..problem }))
+}
+
+/// The text of a plan or a baseline. Anything but a file of reasonable size could keep
+/// us reading for ever.
+fn read_small(path: &Path) -> std::io::Result<String> {
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() || about.len() > 1 << 20 {
+        return Err(std::io::Error::other("it is no file of a person"));
+    }
+    std::fs::read_to_string(path)
 }
 
 /// What speaks against writing the file that the option `at` names, as far as it

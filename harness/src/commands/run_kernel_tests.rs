@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use hmm_protocol::TestId;
 
-use super::{check_copies, check_writable, each, github, kcidb, read_baseline, show};
+use super::{check_copies, check_writable, each, github, kcidb, read_baseline, read_small, show};
 use crate::baseline::Baseline;
 use crate::build::Kernel;
 use crate::cli::RunArgs;
@@ -142,7 +142,7 @@ pub(super) fn wishes(
     cwd: &Path,
     problems: &mut Vec<Problem>,
 ) -> Wishes {
-    let from_file = match plan_file.map(|path| (path, read_plan(&cwd.join(path)))) {
+    let from_file = match plan_file.map(|path| (path, read_small(&cwd.join(path)))) {
         None => Wishes::default(),
         Some((path, Ok(text))) => plan::read(path, &text, cwd, problems),
         Some((path, Err(error))) => {
@@ -237,16 +237,6 @@ pub(super) fn resolve(
         }
         _ => Err(Stop::Usage { problems }),
     }
-}
-
-/// The text of a plan file. Anything but a file of reasonable size could keep us
-/// reading for ever.
-fn read_plan(path: &Path) -> std::io::Result<String> {
-    let about = fs::metadata(path)?;
-    if !about.is_file() || about.len() > 1 << 20 {
-        return Err(std::io::Error::other("it is no plan file"));
-    }
-    fs::read_to_string(path)
 }
 
 /// Carries out a plan and judges it. Returns the results and the run directory.
@@ -397,7 +387,9 @@ async fn stages(
     dir: &Path,
 ) -> Result<(), Stop> {
     let plan = &prepared.plan;
-    let text = serde_yaml::to_string(plan).context("the plan")?;
+    // What the run is held against goes with it, wherever it is taken.
+    let baseline = prepared.baseline.as_ref().map(|_| rundir::BASELINE.into());
+    let text = serde_yaml::to_string(&Plan { baseline, ..plan.clone() }).context("the plan")?;
     fs::write(dir.join("plan.yaml"), text).context("cannot write plan.yaml")?;
     if let Some(baseline) = &prepared.baseline {
         fs::write(dir.join(rundir::BASELINE), baseline.text()?)

@@ -5,7 +5,6 @@
 
 mod tell;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hmm_protocol::catalogue;
@@ -36,6 +35,8 @@ pub struct Side<'a> {
     results: Option<&'a Results>,
     /// The canonical traces that are at hand, by the ids of their tests.
     canonical: BTreeMap<String, String>,
+    /// What the turns of each test have shown, if all of them are known.
+    turns: BTreeMap<String, Vec<Standing>>,
 }
 
 impl<'a> Side<'a> {
@@ -43,29 +44,44 @@ impl<'a> Side<'a> {
     pub fn run(results: &'a Results, canonical: BTreeMap<String, String>) -> Side<'a> {
         let mut standing = Baseline::of(results);
         standing.given = given_of(results);
-        Side { standing, results: Some(results), canonical }
+        Side { standing, results: Some(results), canonical, turns: BTreeMap::new() }
+    }
+
+    /// The same with every turn of each test, none of which may be worse.
+    #[must_use]
+    pub fn with_turns(self, turns: BTreeMap<String, Vec<Standing>>) -> Side<'a> {
+        Side { turns, ..self }
     }
 
     /// What is expected.
     pub fn baseline(baseline: &Baseline) -> Side<'static> {
-        Side { standing: baseline.clone(), results: None, canonical: BTreeMap::new() }
+        let (canonical, turns) = (BTreeMap::new(), BTreeMap::new());
+        Side { standing: baseline.clone(), results: None, canonical, turns }
     }
 
-    /// What is said of a test: its reason, and where the kernel complained.
-    fn reason(&self, id: &str) -> Vec<String> {
-        match self.results.and_then(|results| results.tests.iter().find(|test| test.id == id)) {
+    /// What is said of a test that stands so: its reason, and where the kernel
+    /// complained.
+    fn reason(&self, id: &str, standing: &Standing) -> Vec<String> {
+        let test = self.results.and_then(|results| results.tests.iter().find(|t| t.id == id));
+        // Another turn than the one that stands has its own.
+        match test.filter(|_| self.standing.tests.get(id) == Some(standing)) {
             Some(test) => {
                 let lines = test.reason.lines().map(str::to_owned);
                 lines.chain(test.kernel_events.iter().map(place)).take(REASON).collect()
             }
-            None => self.standing.tests.get(id).map(failure).unwrap_or_default(),
+            None => failure(standing),
         }
+    }
+
+    /// What is known of a test: how it stands, and every turn.
+    fn all(&self, id: &str) -> impl Iterator<Item = &Standing> {
+        self.standing.tests.get(id).into_iter().chain(self.turns.get(id).into_iter().flatten())
     }
 }
 
 /// Why a test is not good, as far as a baseline knows.
 fn failure(standing: &Standing) -> Vec<String> {
-    let said = standing.assertion.iter().chain(&standing.failure);
+    let said = standing.assertion.iter().chain(&standing.failures);
     said.chain(&standing.complaints).cloned().collect()
 }
 
@@ -177,7 +193,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
     let mut not_asked = Vec::new();
     for (id, then) in before {
         match after.get(id) {
-            Some(now) => found.test(id, (a, then), (b, now)),
+            Some(_) => b.all(id).for_each(|now| found.test(id, (a, then), (b, now))),
             None if is_not_asked_for(id, a, b) => not_asked.push(id.clone()),
             None => found.vanished(id, then, b),
         }
@@ -196,7 +212,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
     for (id, now) in after.iter().filter(|(id, _)| !before.contains_key(*id)) {
         let there = now.verdict.as_str();
         let change = Change::of(id, About::Verdict, "there was none", there);
-        found.sort(now.is_good(), change.with(b.reason(id)));
+        found.sort(now.is_good(), change.with(b.reason(id, now)));
     }
     found.complaints(a, b);
     found.traces(a, b);
@@ -242,7 +258,7 @@ struct Found {
 impl Found {
     /// Something new: worse, unless it is good.
     fn sort(&mut self, good: bool, change: Change) {
-        if good { self.other.push(change) } else { self.worse.push(change) }
+        put(if good { &mut self.other } else { &mut self.worse }, change);
     }
 
     fn test(
@@ -252,26 +268,33 @@ impl Found {
         (b, now): (&Side<'_>, &Standing),
     ) {
         let change = Change::of(id, About::Verdict, then.verdict.as_str(), now.verdict.as_str());
-        match rank(now).cmp(&rank(then)) {
-            Ordering::Less => self.better.push(change.with(a.reason(id))),
-            Ordering::Greater => self.worse.push(change.with(b.reason(id))),
-            Ordering::Equal if then.verdict != now.verdict => {
-                self.other.push(change.with(b.reason(id)));
+        if then.verdict != now.verdict {
+            match (then.is_good(), now.is_good()) {
+                (false, true) => put(&mut self.better, change.with(a.reason(id, then))),
+                (true, true) => put(&mut self.other, change.with(b.reason(id, now))),
+                // It was bad and is so in another way: nobody has looked at that yet.
+                (_, false) => put(&mut self.worse, change.with(b.reason(id, now))),
             }
-            Ordering::Equal if !then.fails_like(now) => {
-                let first = |side: &Side<'_>| side.reason(id).into_iter().next();
-                let (was, is) = (first(a).unwrap_or_default(), first(b).unwrap_or_default());
-                let change = Change::of(id, About::Failure, &was, &is);
-                self.sort(now.is_good(), change.with(b.reason(id)));
-            }
-            Ordering::Equal => {}
+        } else if !then.fails_like(now) {
+            let (was, is) = (a.reason(id, then), b.reason(id, now));
+            let first = |words: &[String]| words.first().cloned().unwrap_or_default();
+            let change = Change::of(id, About::Failure, &first(&was), &first(&is));
+            self.sort(now.is_good(), change.with(is));
         }
         if then.trace.is_some() && now.trace.is_none() && now.verdict <= Verdict::Failed {
             let test = b.results.and_then(|run| run.tests.iter().find(|test| test.id == id));
             let why = test.and_then(|test| test.trace.incomplete.clone());
-            let change = Change::of(id, About::Capture, "whole", "not whole");
             let why = why.unwrap_or_else(|| "nothing was traced".to_owned());
-            self.worse.push(change.with(vec![why]));
+            let change = Change::of(id, About::Capture, "whole", "not whole").with(vec![why]);
+            // Where a kernel cannot be traced, no test is.
+            let alike = |other: &&mut Change| {
+                other.about == About::Capture && other.evidence == change.evidence
+            };
+            match self.worse.iter_mut().find(alike) {
+                Some(other) if other.tests.contains(&change.tests[0]) => {}
+                Some(other) => other.tests.extend(change.tests),
+                None => self.worse.push(change),
+            }
         }
     }
 
@@ -285,9 +308,8 @@ impl Found {
         }
     }
 
-    /// What the kernel says that it did not say, wherever.
+    /// What the kernel says that it did not say there: in a test, or outside of all.
     fn complaints(&mut self, a: &Side<'_>, b: &Side<'_>) {
-        let (then, now) = (titles(&a.standing), titles(&b.standing));
         let places = |title: &str| -> Vec<String> {
             let results = b.results.into_iter();
             let events = results.flat_map(|run| {
@@ -295,16 +317,15 @@ impl Found {
             });
             events.filter(|event| event.title == title).map(place).take(REASON).collect()
         };
-        for (title, tests) in now.iter().filter(|(title, _)| !then.contains_key(*title)) {
-            let change = Change::of("", About::Console, "in silence", title);
-            self.worse.push(Change { tests: tests.clone(), evidence: places(title), ..change });
+        for (title, tests) in unheard(&b.standing, &a.standing, &|_| true) {
+            let change = Change::of("", About::Console, "in silence", &title);
+            put(&mut self.worse, Change { tests, evidence: places(&title), ..change });
         }
-        for (title, tests) in then.iter().filter(|(title, _)| !now.contains_key(*title)) {
-            // Of a test that has not run nothing is known.
-            if tests.is_empty() || tests.iter().any(|id| b.standing.tests.contains_key(id)) {
-                let change = Change::of("", About::Console, title, "in silence");
-                self.better.push(Change { tests: tests.clone(), ..change });
-            }
+        // Of a test that has not run nothing is known.
+        let ran = |id: &str| b.standing.tests.contains_key(id);
+        for (title, tests) in unheard(&a.standing, &b.standing, &ran) {
+            let change = Change::of("", About::Console, &title, "in silence");
+            put(&mut self.better, Change { tests, ..change });
         }
     }
 
@@ -313,9 +334,14 @@ impl Found {
     fn traces(&mut self, a: &Side<'_>, b: &Side<'_>) {
         type Otherwise = (Option<String>, String, String);
         let mut alike: BTreeMap<Otherwise, Vec<String>> = BTreeMap::new();
-        for (id, then) in &a.standing.tests {
-            let now = b.standing.tests.get(id).filter(|now| then.is_comparable(now));
-            let Some(now) = now.filter(|now| then.trace != now.trace) else { continue };
+        let both =
+            a.standing.tests.iter().flat_map(|(id, then)| {
+                b.all(id).map(move |now| (id, then, now)).collect::<Vec<_>>()
+            });
+        for (id, then, now) in both {
+            if !then.is_comparable(now) || then.trace == now.trace {
+                continue;
+            }
             let nothing = Sent::default();
             let of = |side: &Standing, op: &String| side.sends.get(op).unwrap_or(&nothing).clone();
             let operations: BTreeSet<&String> = then.sends.keys().chain(now.sends.keys()).collect();
@@ -328,7 +354,12 @@ impl Found {
             if how.is_empty() {
                 how.push((None, "one order of operations".into(), "another".into()));
             }
-            how.into_iter().for_each(|how| alike.entry(how).or_default().push(id.clone()));
+            for how in how {
+                let tests = alike.entry(how).or_default();
+                if tests.last() != Some(id) {
+                    tests.push(id.clone());
+                }
+            }
         }
         for ((operation, before, after), tests) in alike {
             let evidence = lines(a, b, &tests, operation.as_deref());
@@ -421,16 +452,10 @@ impl Change {
     }
 }
 
-/// How bad a verdict is. What is known is not bad.
-fn rank(standing: &Standing) -> u8 {
-    match standing.verdict {
-        _ if standing.is_good() => 0,
-        Verdict::Passed => 0,
-        Verdict::Skipped => 1,
-        Verdict::Failed => 2,
-        Verdict::TimedOut => 3,
-        Verdict::Crashed => 4,
-        Verdict::NotRun => 5,
+/// Adds a change, once.
+fn put(to: &mut Vec<Change>, change: Change) {
+    if !to.contains(&change) {
+        to.push(change);
     }
 }
 
@@ -438,16 +463,24 @@ fn place(event: &KernelEvent) -> String {
     format!("console.log:{}: {}", event.line, event.title)
 }
 
-/// The titles of complaints, each with the tests in which it was said.
-fn titles(standing: &Baseline) -> BTreeMap<String, Vec<String>> {
+/// The titles of what the kernel complained of on one side and not in the same place on
+/// the other, each with the tests that are about it: none for outside of all tests.
+fn unheard(
+    of: &Baseline,
+    on: &Baseline,
+    about: &dyn Fn(&str) -> bool,
+) -> BTreeMap<String, Vec<String>> {
     let mut titles: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (id, test) in &standing.tests {
-        for title in &test.complaints {
-            titles.entry(title.clone()).or_default().push(id.clone());
-        }
-    }
-    for title in &standing.complaints {
+    for title in of.complaints.difference(&on.complaints) {
         titles.entry(title.clone()).or_default();
+    }
+    for (id, test) in of.tests.iter().filter(|(id, _)| about(id)) {
+        let there = on.tests.get(id);
+        for title in &test.complaints {
+            if there.is_none_or(|test| !test.complaints.contains(title)) {
+                titles.entry(title.clone()).or_default().push(id.clone());
+            }
+        }
     }
     titles
 }
@@ -570,6 +603,9 @@ mod tests {
         );
         assert_eq!(short(&found.better), ["Verdict hmm.open_close.private: failed -> passed"]);
         assert_eq!(found.worse[3].evidence, ["x.rs:9: z"]);
+        let skipped = [result("hmm.migrate.private", Verdict::Skipped)];
+        let found = told(&[failed("hmm.migrate.private", "x.rs:1: y")], &skipped);
+        assert_eq!(short(&found.worse), ["Verdict hmm.migrate.private: failed -> skipped"]);
     }
 
     #[test]
@@ -595,6 +631,56 @@ mod tests {
         let found = compare(&side(&a), &side(&b));
         assert_eq!(short(&found.worse), ["Console : in silence -> WARNING: new"]);
         assert_eq!(short(&found.better), ["Console : WARNING: old -> in silence"]);
+    }
+
+    #[test]
+    fn a_complaint_is_known_only_where_it_was() {
+        let crashed = |id: &str, title: &str| {
+            let mut test = result(id, Verdict::Crashed);
+            let (id, class) = ("oops".to_owned(), "oops".to_owned());
+            let title = title.to_owned();
+            test.kernel_events = vec![KernelEvent { id, class, title, line: 3, trace: vec![] }];
+            test
+        };
+        let ids = ["hmm.compound.private", "hmm.migrate.private"];
+        let a = run(vec![crashed(ids[0], "BUG: one"), crashed(ids[1], "BUG: two")]);
+        let b = run(vec![crashed(ids[0], "BUG: one"), crashed(ids[1], "BUG: one")]);
+        let found = compare(&side(&a), &side(&b));
+        assert_eq!(short(&found.worse), ["Console hmm.migrate.private: in silence -> BUG: one"]);
+        let mut outside = a.clone();
+        outside.kernel_events = outside.tests[0].kernel_events.clone();
+        let found = compare(&side(&a), &side(&outside));
+        assert_eq!(short(&found.worse), ["Console : in silence -> BUG: one"]);
+    }
+
+    #[test]
+    fn no_turn_of_a_test_may_be_worse() {
+        let id = "hmm.migrate.private";
+        let a = Baseline::of(&run(vec![failed(id, "x.rs:1: y")]));
+        let b = run(vec![failed(id, "x.rs:1: y")]);
+        let turn = |test: TestResult| Standing::of(&test);
+        let held = |turns: Vec<Standing>| {
+            let turns = BTreeMap::from([(id.to_owned(), turns)]);
+            compare(&Side::baseline(&a), &side(&b).with_turns(turns)).worse
+        };
+        assert_eq!(held(vec![turn(failed(id, "x.rs:1: y")), turn(passed(id))]), []);
+        let other = held(vec![turn(failed(id, "x.rs:1: y")), turn(failed(id, "x.rs:1: z"))]);
+        assert_eq!(short(&other), ["Failure hmm.migrate.private: y -> z"]);
+        let mut traced = a.clone();
+        traced.tests.insert(id.to_owned(), turn(sends(id, "MIGRATE")));
+        let b = run(vec![sends(id, "MIGRATE")]);
+        let turns = BTreeMap::from([(id.to_owned(), vec![turn(sends(id, "CLEAR"))])]);
+        let found = compare(&Side::baseline(&traced), &side(&b).with_turns(turns));
+        assert_eq!(found.worse[0].in_a_line(), "to-device: MIGRATE -> CLEAR");
+    }
+
+    #[test]
+    fn a_failure_that_is_no_known_issue_any_more_is_the_same_failure() {
+        let id = "hmm.migrate.private";
+        let mut known = failed(id, "x.rs:1: y");
+        known.known_issue = Some("an-issue".into());
+        let found = told(&[known], &[failed(id, "x.rs:1: y")]);
+        assert_eq!((found.worse, found.better), (vec![], vec![]));
     }
 
     /// A test whose kernel sends an event in to-device.
@@ -672,12 +758,18 @@ mod tests {
 
     #[test]
     fn a_trace_that_is_not_whole_any_more_is_worse() {
-        let a = run(vec![sends("hmm.migrate.private", "MIGRATE")]);
+        let ids = ["hmm.migrate.private", "hmm.compound.private"];
+        let a = run(ids.iter().map(|id| sends(id, "MIGRATE")).collect());
         let mut b = a.clone();
+        b.tests[1].trace.complete = false;
+        assert_eq!(
+            short(&compare(&side(&a), &side(&b)).worse),
+            ["Capture hmm.compound.private: whole -> not whole"]
+        );
         b.tests[0].trace.complete = false;
         assert_eq!(
             short(&compare(&side(&a), &side(&b)).worse),
-            ["Capture hmm.migrate.private: whole -> not whole"]
+            ["Capture hmm.compound.private hmm.migrate.private: whole -> not whole"]
         );
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::{About, Change, Comparison, Given};
 use crate::judge::Results;
+use crate::progress::clean;
 use crate::report::{code, line};
 
 /// As what it is told.
@@ -23,6 +24,9 @@ pub enum Format {
 
 /// How many columns a mail has.
 const COLUMNS: usize = 72;
+
+/// How many things of a kind are told; in JSON there are all of them.
+const ITEMS: usize = 50;
 
 /// Something to say, and what shows it.
 struct Item {
@@ -57,19 +61,18 @@ pub fn tell(found: &Comparison, words: &Words, format: Format) -> serde_json::Re
     Ok(match format {
         Format::Text => plain(&head, &sections, &counts),
         Format::Markdown => markdown(&head, &sections, &counts),
-        Format::Json => serde_json::to_string_pretty(found)? + "\n",
+        // A terminal may be what reads it.
+        Format::Json => escaped(&serde_json::to_string_pretty(found)?) + "\n",
         Format::Mail => mail(&head, &sections, &counts, words),
     })
 }
 
-/// What is worse than in the baseline and what is not the same, for the closing words
-/// of a run: nothing of what is as it was.
+/// What is not as in the baseline, for the closing words of a run.
 pub fn against_baseline(found: &Comparison) -> String {
     let mut text = String::new();
-    let sections = sections(found);
-    for (title, items) in sections.iter().filter(|(title, _)| *title != OTHER) {
+    for (title, items) in sections(found) {
         put(&mut text, format_args!("{title}, held against the baseline:"));
-        indented(&mut text, items);
+        indented(&mut text, &items);
     }
     put(&mut text, format_args!("against the baseline: {}", counts(found)));
     text
@@ -77,9 +80,7 @@ pub fn against_baseline(found: &Comparison) -> String {
 
 /// The same in Markdown.
 pub fn against_baseline_in_markdown(found: &Comparison) -> String {
-    let sections = sections(found);
-    let told: Sections = sections.into_iter().filter(|(title, _)| *title != OTHER).collect();
-    markdown("held against the baseline", &told, &counts(found))
+    markdown("held against the baseline", &sections(found), &counts(found))
 }
 
 /// What a run is called, in a few words.
@@ -110,7 +111,16 @@ fn sections(found: &Comparison) -> Sections {
         (BETTER, items(&found.better)),
         (OTHER, items(&found.other)),
     ];
-    sections.into_iter().filter(|(_, items): &(_, Vec<Item>)| !items.is_empty()).collect()
+    let mut sections: Sections =
+        sections.into_iter().filter(|(_, items): &(_, Vec<Item>)| !items.is_empty()).collect();
+    for (_, items) in &mut sections {
+        let more = items.len().saturating_sub(ITEMS);
+        items.truncate(ITEMS);
+        if more > 0 {
+            items.push(Item { head: format!("and {more} more"), lines: Vec::new() });
+        }
+    }
+    sections
 }
 
 fn counts(found: &Comparison) -> String {
@@ -198,6 +208,23 @@ fn mail(head: &str, sections: &[(&str, Vec<Item>)], counts: &str, words: &Words)
         words.again.iter().for_each(|command| put(&mut text, format_args!("    {command}")));
     }
     text
+}
+
+/// JSON in which nothing is a character that drives a terminal or hides: such ones
+/// stand only within strings, where an escape means the same.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if c == '\n' || !clean(c.encode_utf8(&mut [0; 4])).is_empty() {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut units) {
+                write!(out, "\\u{unit:04x}").expect("writing to a string");
+            }
+        }
+    }
+    out
 }
 
 /// Breaks a line between words so that it fits into a mail.
@@ -294,6 +321,12 @@ mod tests {
         assert!(told(Format::Markdown).contains("- ``console: WARNING: `rm` [31m - # <b>``\n"));
         let json: serde_json::Value = serde_json::from_str(&told(Format::Json)).expect("JSON");
         assert_eq!(json["worse"][1]["about"], "console");
+        let mut found = found();
+        found.worse[0].after = "\u{9b}\u{202e}\u{e0001}x".into();
+        let text = tell(&found, &Words::default(), Format::Json).expect("plain data");
+        assert!(text.contains(r"\u009b\u202e\udb40\udc01x"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(json["worse"][0]["after"], found.worse[0].after);
     }
 
     #[test]

@@ -33,8 +33,13 @@ use history::{Attempt, Complaint, History, Said, turns};
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
-    let judge = |id: &String| judge_test(id, &history, evidence);
-    let tests: Vec<TestResult> = history.planned.iter().map(judge).collect();
+    let mut turns_of = BTreeMap::new();
+    let mut tests = Vec::new();
+    for id in &history.planned {
+        let (test, turns) = judge_test(id, &history, evidence);
+        turns_of.insert(id.clone(), turns);
+        tests.push(test);
+    }
     let until = evidence.plan.until;
     let mut results = Results {
         schema: SCHEMA.to_owned(),
@@ -60,7 +65,7 @@ pub fn judge(evidence: &Evidence) -> Results {
     }
     let news = match evidence.baseline.as_ref().filter(|_| ended && until >= Stage::Run) {
         Some(baseline) => {
-            let worse = gate(&mut results, baseline, &evidence.plan.allow);
+            let worse = gate(&mut results, turns_of, baseline, &evidence.plan.allow);
             reasons.extend(worse.clone());
             worse.is_some()
         }
@@ -99,8 +104,13 @@ pub fn judge(evidence: &Evidence) -> Results {
 
 /// Holds what was judged against a baseline, which is then what is to be expected.
 /// Returns what is worse, in a line.
-fn gate(results: &mut Results, baseline: &Baseline, allow: &[Allowed]) -> Option<String> {
-    let now = Side::run(results, BTreeMap::new());
+fn gate(
+    results: &mut Results,
+    turns: BTreeMap<String, Vec<Standing>>,
+    baseline: &Baseline,
+    allow: &[Allowed],
+) -> Option<String> {
+    let now = Side::run(results, BTreeMap::new()).with_turns(turns);
     let mut found = compare(&Side::baseline(baseline), &now);
     found.allow(allow);
     for test in &mut results.tests {
@@ -120,8 +130,8 @@ fn gate(results: &mut Results, baseline: &Baseline, allow: &[Allowed]) -> Option
     worse
 }
 
-/// The verdict on one test.
-fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
+/// The verdict on one test, and how each of its turns stands.
+fn judge_test(id: &str, history: &History, evidence: &Evidence) -> (TestResult, Vec<Standing>) {
     let Evidence { plan, traces, known_issues, .. } = evidence;
     let repeat = plan.repeat;
     let (name, device) = split_id(id);
@@ -148,14 +158,8 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
         turns.values().map(|turn| judge_turn(result.clone(), turn, traces)).collect();
     let bad: Vec<&TestResult> =
         judged.iter().filter(|turn| turn.verdict != Verdict::Passed).collect();
-    let was = evidence.baseline.as_ref().and_then(|baseline| baseline.tests.get(id));
-    let otherwise = |turn: &&TestResult| {
-        let now = Standing::of(turn);
-        was.is_some_and(|was| was.is_comparable(&now) && was.trace != now.trace)
-    };
-    // The first that is not good stands, whatever another one says; and before those
-    // that are, the first whose trace is not that of the baseline.
-    let stands = bad.first().copied().or(judged.iter().find(otherwise)).or(judged.first());
+    // The first that is not good stands, whatever another one says.
+    let stands = bad.first().copied().or(judged.first());
     if let Some(first) = stands {
         result = first.clone();
     }
@@ -176,7 +180,12 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
     let known = covering.filter(|_| complete).and_then(|issues| issues.first().copied());
     result.as_expected = result.verdict == Verdict::Passed || known.is_some();
     result.known_issue = known.map(|issue| issue.id.clone());
-    result
+    let standing = |turn: &TestResult| Standing {
+        known_issue: result.known_issue.clone(),
+        ..Standing::of(turn)
+    };
+    let turns = judged.iter().map(standing).collect();
+    (result, turns)
 }
 
 /// The verdict on one turn, which may have taken several attempts.

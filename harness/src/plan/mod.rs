@@ -228,6 +228,10 @@ pub fn resolve(wishes: Wishes, profiles: &[&str]) -> Result<Plan, Vec<Problem>> 
         let what = "the plan says by `expect` how the run must end, and a baseline says it too";
         problems.push(Problem::new("--baseline", what).hint("leave one of them out"));
     }
+    if wishes.baseline.is_some() && until < Stage::Run {
+        let what = format!("a run that stops after {until} shows nothing that it could be held to");
+        problems.push(Problem::new("--baseline", what).hint("leave --until out"));
+    }
     if wishes.baseline.is_none() && wishes.allow.is_some() {
         let what = "there is no baseline from which anything is allowed to differ";
         problems.push(Problem::new("allow", what).hint("say `baseline: FILE` in the plan too"));

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::compare::Change;
 use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
 use crate::progress::clean;
 
@@ -42,15 +43,37 @@ pub(super) enum State {
 /// What a judgement amounts to. It has a case that is not good whenever its exit code
 /// is not 0, whatever its tests say.
 pub(super) fn cases(results: &Results) -> Vec<Case> {
-    let mut cases: Vec<Case> = results.tests.iter().map(of_test).collect();
+    let mut cases: Vec<Case> = results.tests.iter().map(|test| of_test(test, results)).collect();
     if !results.kernel_events.is_empty() {
         let why = results.kernel_events[0].title.clone();
         cases.push(Case {
             id: "kernel.console".into(),
             class: "kernel".into(),
             name: "console".into(),
-            state: State::Failed { verdict: "failed", why: line(&why) },
+            state: if results.outcome == RunOutcome::AsExpected {
+                State::Excused(format!("{}: {}", expected_by(results), line(&why)))
+            } else {
+                State::Failed { verdict: "failed", why: line(&why) }
+            },
             details: results.kernel_events.iter().flat_map(complaint).collect(),
+            took: Duration::ZERO,
+        });
+    }
+    // What is worse and no test of this run shows, such as a test that is gone.
+    let shown = |change: &&Change| {
+        !change.tests.is_empty()
+            && !change.tests.iter().any(|id| results.tests.iter().any(|test| test.id == *id))
+    };
+    let gone: Vec<&Change> =
+        results.baseline.iter().flat_map(|found| found.worse.iter().filter(shown)).collect();
+    if let Some(first) = gone.first() {
+        let why = format!("{}: {}", first.shown_by(), first.in_a_line());
+        cases.push(Case {
+            id: "baseline".into(),
+            class: "baseline".into(),
+            name: "baseline".into(),
+            state: State::Failed { verdict: "failed", why: line(&why) },
+            details: gone.iter().copied().flat_map(not_as_in_the_baseline).collect(),
             took: Duration::ZERO,
         });
     }
@@ -79,7 +102,7 @@ impl Case {
     }
 }
 
-fn of_test(test: &TestResult) -> Case {
+fn of_test(test: &TestResult, results: &Results) -> Case {
     let (first, rest) = test.name.split_once('.').unwrap_or(("", &test.name));
     let device = test.device.map(|device| device.as_str());
     let words = [Some(first).filter(|word| !word.is_empty()), device];
@@ -90,11 +113,12 @@ fn of_test(test: &TestResult) -> Case {
         (true, Verdict::Passed) => State::Passed,
         (true, _) => State::Excused(match &test.known_issue {
             Some(issue) => format!("known issue {issue}: {why}"),
-            None => format!("{verdict}, as the plan expects: {why}"),
+            None => format!("{verdict}, {}: {why}", expected_by(results)),
         }),
-        (false, Verdict::Passed) => {
+        (false, Verdict::Passed) if why.is_empty() => {
             State::Failed { verdict, why: "passed, and the plan expects something else".into() }
         }
+        (false, Verdict::Passed) => State::Failed { verdict, why },
         (false, Verdict::Failed | Verdict::Skipped) => State::Failed { verdict, why },
         (false, Verdict::Crashed | Verdict::TimedOut | Verdict::NotRun) => {
             State::Broken { verdict, why }
@@ -102,7 +126,10 @@ fn of_test(test: &TestResult) -> Case {
     };
     let broken = test.trace.violations.iter();
     let broken = broken.map(|rule| format!("rule {}, {}: {}", rule.rule, rule.step, rule.text));
-    let details = lines.chain(broken.map(|text| line(&text)));
+    let about = |change: &&Change| change.tests.contains(&test.id);
+    let held = results.baseline.iter().flat_map(|found| found.worse.iter().filter(about));
+    let held = held.flat_map(not_as_in_the_baseline);
+    let details = lines.chain(broken.map(|text| line(&text))).chain(held);
     Case {
         id: test.id.clone(),
         class: words.into_iter().flatten().collect::<Vec<_>>().join("."),
@@ -111,6 +138,17 @@ fn of_test(test: &TestResult) -> Case {
         details: details.chain(test.kernel_events.iter().flat_map(complaint)).collect(),
         took: Duration::from_millis(test.duration_ms),
     }
+}
+
+/// By what a test that is not passed is as expected, if no known issue covers it.
+pub(super) fn expected_by(results: &Results) -> &'static str {
+    if results.baseline.is_some() { "as in the baseline" } else { "as the plan expects" }
+}
+
+fn not_as_in_the_baseline(change: &Change) -> Vec<String> {
+    let head = format!("not as in the baseline: {}: {}", change.shown_by(), change.in_a_line());
+    let evidence = change.evidence.iter().map(|text| format!("    {text}"));
+    std::iter::once(head).chain(evidence).map(|text| line(&text)).collect()
 }
 
 pub(super) fn complaint(event: &KernelEvent) -> Vec<String> {
@@ -135,7 +173,11 @@ pub(crate) fn line(text: &str) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::baseline::Baseline;
+    use crate::compare::{Side, compare};
     use crate::judge::tests::result;
     use crate::judge::{KernelInfo, MachineInfo, SCHEMA, Summary, Timing, Violation};
 
@@ -245,6 +287,40 @@ pub(crate) mod tests {
                 ("it does not build", &["line 2".into()][..])
             );
         }
+    }
+
+    #[test]
+    fn what_a_baseline_says_is_told_in_the_cases_that_it_is_about() {
+        let traced = |event: &str| {
+            let mut test = result("hmm.migrate.private", Verdict::Passed);
+            test.trace.complete = true;
+            test.trace.canonical_sha256 = Some(event.into());
+            let sent = format!("1 {event}; {event}").parse().expect("its form");
+            test.trace.operations.insert("to-device".into(), sent);
+            test
+        };
+        let gone = result("hmm.unheard_of.private", Verdict::Passed);
+        let baseline = Baseline::of(&run(vec![traced("MIGRATE"), gone]));
+        let mut results = run(vec![traced("CLEAR")]);
+        (results.outcome, results.exit_code) = (RunOutcome::NotAsExpected, 1);
+        results.tests[0].reason = "not as in the baseline: to-device: MIGRATE -> CLEAR".into();
+        let found = compare(&Side::baseline(&baseline), &Side::run(&results, BTreeMap::new()));
+        results.baseline = Some(found);
+        let [test, gone] = &cases(&results)[..] else { panic!("two cases") };
+        let State::Failed { why, .. } = &test.state else { panic!("{test:?}") };
+        assert_eq!(why, "not as in the baseline: to-device: MIGRATE -> CLEAR");
+        assert!(test.details[1].ends_with("expected: 1 MIGRATE"), "{:?}", test.details);
+        let State::Failed { why, .. } = &gone.state else { panic!("{gone:?}") };
+        assert_eq!((gone.id.as_str(), why.contains("hmm.unheard_of")), ("baseline", true));
+    }
+
+    #[test]
+    fn a_complaint_that_is_expected_is_no_failure() {
+        let mut results = colourful();
+        (results.outcome, results.exit_code) = (RunOutcome::AsExpected, 0);
+        let cases = cases(&results);
+        let console = cases.iter().find(|case| case.id == "kernel.console").expect("it is told");
+        assert!(matches!(console.state, State::Excused(_)), "{console:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::cases::line;
+use super::cases::{expected_by, line};
 use super::{next_command, word};
 use crate::compare::against_baseline_in_markdown;
 use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
@@ -181,7 +181,7 @@ fn table(text: &mut String, results: &Results) {
         if let Some(issue) = &test.known_issue {
             write!(verdict, ", known issue {}", cell(issue)).expect("writing to a string");
         } else if test.as_expected && test.verdict != Verdict::Passed {
-            verdict.push_str(if held { ", as in the baseline" } else { ", as the plan expects" });
+            write!(verdict, ", {}", expected_by(results)).expect("writing to a string");
         }
         let titles = test.kernel_events.iter().map(|event| &event.title);
         let mut said: Vec<String> = std::iter::once(&test.reason)

@@ -157,9 +157,7 @@ pub fn summary(results: &Results, dir: &Path) -> String {
         if let Some(issue) = &test.known_issue {
             write!(head, " (known issue {issue})").expect("writing to a string");
         } else if test.as_expected {
-            let by =
-                if results.baseline.is_some() { "in the baseline" } else { "as the plan expects" };
-            write!(head, " ({by})").expect("writing to a string");
+            write!(head, " ({})", cases::expected_by(results)).expect("writing to a string");
         }
         line(head);
         // What a guest says must not stand where we speak.
@@ -246,16 +244,15 @@ pub fn show_trace(program: &str, dir: &Path, id: &str) -> String {
 fn next_command(results: &Results, dir: &Path) -> Option<String> {
     let plan = quote(&dir.join("plan.yaml").to_string_lossy());
     let program = program();
+    let whole = format!("{program} run-kernel-tests --plan {plan}");
     match results.outcome {
         RunOutcome::AsExpected => None,
-        RunOutcome::NotAsExpected => {
-            let red = results.tests.iter().find(|t| !t.as_expected)?;
-            Some(again(program, dir, &red.id))
-        }
+        RunOutcome::NotAsExpected => match results.tests.iter().find(|t| !t.as_expected) {
+            Some(red) => Some(again(program, dir, &red.id)),
+            None => Some(whole),
+        },
         RunOutcome::Fault => Some(format!("{program} doctor")),
-        RunOutcome::NotJudgeable | RunOutcome::Interrupted => {
-            Some(format!("{program} run-kernel-tests --plan {plan}"))
-        }
+        RunOutcome::NotJudgeable | RunOutcome::Interrupted => Some(whole),
     }
 }
 

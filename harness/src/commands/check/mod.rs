@@ -83,7 +83,11 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         steps.push(step);
         clean = dir.unwrap_or_default();
     }
-    if no_browser.is_none() && !clean.as_os_str().is_empty() {
+    if clean.as_os_str().is_empty() {
+        // What follows is about that run.
+        return told(&steps, no_browser);
+    }
+    if no_browser.is_none() {
         headline(format_args!("check    {}", page::NAME));
         let start = Instant::now();
         let wrong = page::run(ctx, &clean).await?;
@@ -110,12 +114,13 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
             crashed = ran.1;
         }
     }
-    if let Some(dir) = crashed {
-        headline(format_args!("check    {}", debug::NAME));
-        let start = Instant::now();
-        let wrong = debug::run(ctx, &dir).await?;
-        steps.push(Step::ended(debug::NAME.to_owned(), start, wrong));
-    }
+    headline(format_args!("check    {}", debug::NAME));
+    let start = Instant::now();
+    let wrong = match crashed {
+        Some(dir) => debug::run(ctx, &dir).await?,
+        None => Some(format!("there is no run of {}", debug::PLAN)),
+    };
+    steps.push(Step::ended(debug::NAME.to_owned(), start, wrong));
     for case in bisects::cases(&checkout)? {
         let name = case.name();
         headline(format_args!("check    {name}"));
@@ -152,9 +157,14 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         steps.push(Step::ended(name, start, wrong));
     }
 
+    told(&steps, no_browser)
+}
+
+/// The table, and the exit code.
+fn told(steps: &[Step], no_browser: Option<String>) -> Result<u8, Stop> {
     let failed = steps.iter().filter(|s| s.wrong.is_some()).count();
     let mut text = String::new();
-    for step in &steps {
+    for step in steps {
         let word = if step.wrong.is_some() { "FAILED" } else { "passed" };
         text.push_str(&format!("{word}  {} ({})\n", step.name, seconds(step.took)));
         if let Some(wrong) = &step.wrong {

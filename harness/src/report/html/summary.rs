@@ -159,6 +159,7 @@ fn held(found: &Comparison) -> String {
         ("Worse than in the baseline", &found.worse),
         ("Changed as the plan allows", &found.allowed),
         ("Better than in the baseline", &found.better),
+        ("Not as in the baseline, and neither", &found.other),
     ];
     let mut text: String = sections.map(|(head, changes)| changed(head, changes)).concat();
     if !given.is_empty() {
@@ -182,7 +183,14 @@ fn changed(head: &str, changes: &[Change]) -> String {
             .take(LISTED)
             .map(|id| format!("<a href=\"#{0}\">{0}</a>", line(id)))
             .collect();
-        let tests = if tests.is_empty() { "outside any test".into() } else { tests.join(", ") };
+        let more = match change.tests.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let tests = match tests.as_slice() {
+            [] => "outside any test".to_owned(),
+            tests => tests.join(", ") + &more,
+        };
         let evidence: String =
             change.evidence.iter().map(|text| format!("{}\n", line(text))).collect();
         let evidence = match evidence.as_str() {
@@ -192,7 +200,11 @@ fn changed(head: &str, changes: &[Change]) -> String {
         format!("<li><b>{}</b><br>{tests}{evidence}</li>\n", line(&change.in_a_line()))
     };
     let items: String = changes.iter().take(LISTED).map(item).collect();
-    format!("<h3>{head}</h3>\n<ul class=\"listed\">\n{items}</ul>\n")
+    let more = match changes.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        n => format!("<p>and {n} more, in results.json</p>\n"),
+    };
+    format!("<h3>{head}</h3>\n<ul class=\"listed\">\n{items}</ul>\n{more}")
 }
 
 fn listed(head: &str, tests: &[&TestResult]) -> String {

@@ -9,6 +9,7 @@ use super::summary::{class, line, verdict};
 use super::{Report, detail};
 use crate::judge::{Check, Results, TestResult};
 use crate::progress::seconds;
+use crate::report::cases::expected_by;
 
 /// How large the table may become before no more traces are drawn, in bytes. That of
 /// 60 tests takes a sixth of it.
@@ -106,7 +107,7 @@ fn row(report: &Report<'_>, n: usize, test: &TestResult, room: bool) -> Result<S
         verdict(test),
         seconds(Duration::from_millis(test.duration_ms)),
         test.trace.captured,
-        notes(test),
+        notes(test, report.results),
         COLUMNS.len(),
         detail::text(report, n, test, room)?
     ))
@@ -124,11 +125,11 @@ fn sign(check: Check) -> String {
     )
 }
 
-fn notes(test: &TestResult) -> String {
+fn notes(test: &TestResult, results: &Results) -> String {
     let expected = test.as_expected && test.verdict != crate::judge::Verdict::Passed;
     let notes = [
         test.known_issue.as_ref().map(|issue| format!("known issue {}", line(issue))),
-        (expected && test.known_issue.is_none()).then(|| "as the plan expects".to_owned()),
+        (expected && test.known_issue.is_none()).then(|| expected_by(results).to_owned()),
         test.flaky.then(|| "flaky".to_owned()),
         (test.attempts > 1).then(|| format!("{} turns", test.attempts)),
         (test.trace.captured > 0 && !test.trace.complete).then(|| "trace not whole".to_owned()),
