@@ -203,10 +203,11 @@ fn publish(
     }
     ctx.store.publish(name, |dir| {
         let write = || -> anyhow::Result<()> {
+            // gdb wonders about sources that are newer than the image.
+            debugger::keep(lane, &configured.config, dir)?;
             for file in [VMLINUX, "System.map"] {
                 fs::copy(obj.join(file), dir.join(file))?;
             }
-            debugger::keep(lane, &configured.config, dir)?;
             fs::write(dir.join("config"), &configured.config)?;
             fs::write(dir.join("abi.json"), serde_json::to_vec_pretty(abi)?)?;
             fs::write(dir.join("layout.json"), serde_json::to_vec_pretty(layout)?)?;
