@@ -54,7 +54,10 @@ fn came(order: Shell, input: &[u8], messages: &[HostMessage]) -> Came {
             // The end may come without a byte.
             let first = from.read(&mut all)?;
             all.truncate(first);
-            speaks.into_iter().for_each(|speaks| drop(speaks.send(())));
+            if let Some(speaks) = speaks {
+                // Whoever has no input to send is not there any more.
+                let _ = speaks.send(());
+            }
             from.read_to_end(&mut all).map(|_| all)
         })
     };
