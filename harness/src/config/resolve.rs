@@ -127,11 +127,8 @@ async fn by_files(
     if let Ok(config) = fs::read_to_string(&known) {
         return Ok((config, true));
     }
-    let parent = ctx.store.dir("configs")?;
-    let work = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(&parent)
-        .with_context(|| format!("cannot write to {}", parent.display()))?;
+    // Held, or another run would take it for one that a dead process has left.
+    let work = ctx.store.draft("configs")?;
     let (src, obj) = (work.path().join("src"), work.path().join("obj"));
     fs::create_dir(&src)
         .and_then(|()| fs::create_dir(&obj))
