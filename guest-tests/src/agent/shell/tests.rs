@@ -134,7 +134,9 @@ fn commands_run_as_they_do_at_home() {
     let waits = "trap : WINCH; sleep 1 & wait; stty size";
     let ran = came(Shell { terminal, ..sh(waits) }, b"", &resize);
     assert_eq!((ran.end, ran.output), (exited(0), b"11 22\r\n".to_vec()));
-    let script = "trap 'echo caught; exit 5' INT; stty -echo; echo ready; cat";
+    // The shell itself is busy: one that is about to start a program has looked for
+    // signals already, and the program is not yet there to be interrupted.
+    let script = "trap 'echo caught; exit 5' INT; stty -echo; echo ready; while :; do :; done";
     let ran = came(Shell { terminal, ..sh(script) }, b"\x03", &[]);
     assert_eq!(ran.end, exited(5));
     assert!(String::from_utf8_lossy(&ran.output).contains("caught"));
