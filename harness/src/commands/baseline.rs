@@ -32,10 +32,13 @@ fn update(args: &BaselineUpdateArgs) -> Result<u8, Stop> {
         return Err(Stop::usage(problem));
     }
     let dir = rundir::find(&args.run, &cwd).map_err(Stop::usage)?;
-    let results = report::read(&dir)?;
     let refuse = |what: String, hint: &str| {
         Err(Stop::usage(Problem::new("RUN", format!("{}: {what}", dir.display())).hint(hint)))
     };
+    if rundir::is_live(&dir) {
+        return refuse("it is still going".into(), "wait for its end");
+    }
+    let results = report::read(&dir)?;
     if results.exit_code > NOT_AS_EXPECTED || results.tests.is_empty() {
         return refuse("it has no verdicts".into(), "name a run that was judged");
     }
@@ -52,6 +55,7 @@ fn update(args: &BaselineUpdateArgs) -> Result<u8, Stop> {
     }
 
     let run = Baseline::of(&results);
+    let ran = run.tests.len();
     let (before, baseline) = if path.exists() {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let inapplicable = |id: &str| results.not_applicable.iter().any(|test| test.id == id);
@@ -72,7 +76,11 @@ fn update(args: &BaselineUpdateArgs) -> Result<u8, Stop> {
     let diff = TextDiff::from_lines(&before, &after).unified_diff().header(old, &name).to_string();
     // An assertion is the guest's words.
     print(&clean(&diff))?;
-    say(format_args!("{name}: {} tests; review what has changed", baseline.tests.len()));
+    let kept = match baseline.tests.len() - ran {
+        0 => String::new(),
+        n => format!(", and {n} that were not run and stand as they stood"),
+    };
+    say(format_args!("{name}: {ran} tests of this run{kept}; review what has changed"));
     Ok(AS_EXPECTED)
 }
 

@@ -24,16 +24,18 @@ pub fn run(args: &CompareArgs) -> Result<u8, Stop> {
     let b = Run::open("B", &args.b, &cwd)?;
     let path = cwd.join(&args.a);
     let mut again = vec![b.command()];
-    let (found, before) = if path.is_file() {
+    let after = name(&b.results);
+    let (found, of) = if path.is_file() {
         let baseline = super::read_baseline("A", &path)?;
-        (compare(&Side::baseline(&baseline), &b.side()), called(&path, &baseline))
+        let of = format!("on {after}, held against {}", called(&path, &baseline));
+        (compare(&Side::baseline(&baseline), &b.side()), of)
     } else {
         let a = Run::open("A", &args.a, &cwd)?;
         again.insert(0, a.command());
-        (compare(&a.side(), &b.side()), name(&a.results))
+        let of = format!("on {}, and on {after}", name(&a.results));
+        (compare(&a.side(), &b.side()), of)
     };
-    let names = [before, name(&b.results)];
-    let words = Words { names, tested: tested(&b.results), again };
+    let words = Words { of, tested: tested(&b.results), again };
     print(&tell(&found, &words, args.format).context("the comparison")?)?;
     Ok(if found.worse.is_empty() { AS_EXPECTED } else { NOT_AS_EXPECTED })
 }
@@ -41,7 +43,7 @@ pub fn run(args: &CompareArgs) -> Result<u8, Stop> {
 /// What a baseline is called.
 fn called(path: &Path, baseline: &Baseline) -> String {
     let kernel = baseline.given.get("kernel").map_or("no kernel", String::as_str);
-    format!("{kernel} as {} has it", path.file_name().unwrap_or_default().display())
+    format!("{} of {kernel}", path.file_name().unwrap_or_default().display())
 }
 
 /// What was tested, and where.

@@ -97,6 +97,9 @@ pub struct Comparison {
     pub worse: Vec<Change>,
     /// What would be worse, had the plan not allowed it.
     pub allowed: Vec<Change>,
+    /// What the plan allows and nothing shows.
+    #[serde(default)]
+    pub unseen: Vec<String>,
     /// What is better in the second.
     pub better: Vec<Change>,
     /// What is neither.
@@ -222,6 +225,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
         given: given(a, b),
         worse,
         allowed: Vec::new(),
+        unseen: Vec::new(),
         better,
         other,
         compared: before.keys().filter(|id| after.contains_key(*id)).count(),
@@ -244,6 +248,8 @@ impl Comparison {
         let allowed = |change: &Change| allow.iter().any(|allowed| allowed.covers(change));
         let (allowed, worse) = worse.into_iter().partition(allowed);
         (self.allowed, self.worse) = (allowed, worse);
+        let unseen = |allow: &&Allowed| !self.allowed.iter().any(|change| allow.covers(change));
+        self.unseen = allow.iter().filter(unseen).map(|allow| allow.0.clone()).collect();
     }
 }
 
@@ -736,6 +742,7 @@ mod tests {
             let allow = Allowed::try_from(allow.to_owned()).expect("its form");
             found.allow(&[allow]);
             assert_eq!((found.worse.len(), found.allowed.len()), (left, 1 - left));
+            assert_eq!(found.unseen.len(), left, "a word that is mistyped is told");
         }
         assert!(Allowed::try_from("CLEAR -> MIGRATE".to_owned()).is_err());
     }

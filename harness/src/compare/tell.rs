@@ -37,8 +37,8 @@ struct Item {
 /// What there is to say of a comparison beside it.
 #[derive(Debug, Clone, Default)]
 pub struct Words {
-    /// What the two are.
-    pub names: [String; 2],
+    /// Which two they are, behind the number of tests.
+    pub of: String,
     /// What was tested in the second, and where, line by line.
     pub tested: Vec<String>,
     /// The commands that show it again.
@@ -55,8 +55,7 @@ pub fn tell(found: &Comparison, words: &Words, format: Format) -> serde_json::Re
         1 => "1 test".to_owned(),
         n => format!("{n} tests"),
     };
-    let [a, b] = &words.names;
-    let head = format!("{tests} on {a}, and on {b}");
+    let head = format!("{tests} {}", words.of);
     let counts = counts(found);
     Ok(match format {
         Format::Text => plain(&head, &sections, &counts),
@@ -75,6 +74,11 @@ pub fn against_baseline(found: &Comparison) -> String {
         indented(&mut text, &items);
     }
     put(&mut text, format_args!("against the baseline: {}", counts(found)));
+    if !found.worse.is_empty() {
+        let words = "if that is meant to be: `baseline update FILE` accepts it, and `allow:` in \
+                     the plan names an event that may change";
+        put(&mut text, format_args!("{words}"));
+    }
     text
 }
 
@@ -99,7 +103,8 @@ const GIVEN: &str = "not the same from the start";
 const WORSE: &str = "worse";
 const ALLOWED: &str = "changed as the plan allows";
 const BETTER: &str = "better";
-const OTHER: &str = "not the same, and neither";
+const UNSEEN: &str = "allowed by the plan, and not seen";
+const OTHER: &str = "neither better nor worse";
 
 type Sections = Vec<(&'static str, Vec<Item>)>;
 
@@ -108,6 +113,7 @@ fn sections(found: &Comparison) -> Sections {
         (GIVEN, found.given.iter().map(given).collect()),
         (WORSE, items(&found.worse)),
         (ALLOWED, items(&found.allowed)),
+        (UNSEEN, found.unseen.iter().map(|allowed| unseen(allowed)).collect()),
         (BETTER, items(&found.better)),
         (OTHER, items(&found.other)),
     ];
@@ -150,6 +156,10 @@ fn item(change: &Change) -> Item {
     let told = |words: &&String| *about != About::Failure || *words != after;
     let lines = first.into_iter().chain(evidence.iter().filter(told).cloned());
     Item { head: line(&head), lines: lines.map(|text| line(&text)).collect() }
+}
+
+fn unseen(allowed: &str) -> Item {
+    Item { head: line(allowed), lines: Vec::new() }
 }
 
 fn given(given: &Given) -> Item {
@@ -278,6 +288,7 @@ mod tests {
             given,
             worse: vec![trace, said],
             allowed: Vec::new(),
+            unseen: Vec::new(),
             better: Vec::new(),
             other: Vec::new(),
             compared: 60,
@@ -286,7 +297,7 @@ mod tests {
 
     fn told(format: Format) -> String {
         let words = Words {
-            names: [name(&run(Vec::new())), "6.12.1 with a patch".into()],
+            of: format!("on {}, and on 6.12.1 with a patch", name(&run(Vec::new()))),
             tested: vec!["profile default".into()],
             again: vec!["hmm-harness run-kernel-tests --plan /runs/b/plan.yaml".into()],
         };

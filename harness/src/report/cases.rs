@@ -118,7 +118,7 @@ fn of_test(test: &TestResult, results: &Results) -> Case {
         (false, Verdict::Passed) if why.is_empty() => {
             State::Failed { verdict, why: "passed, and the plan expects something else".into() }
         }
-        (false, Verdict::Passed) => State::Failed { verdict, why },
+        (false, Verdict::Passed) => State::Failed { verdict: "not as in the baseline", why },
         (false, Verdict::Failed | Verdict::Skipped) => State::Failed { verdict, why },
         (false, Verdict::Crashed | Verdict::TimedOut | Verdict::NotRun) => {
             State::Broken { verdict, why }

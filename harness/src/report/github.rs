@@ -28,8 +28,8 @@ const CELL: usize = 300;
 const LINES: usize = 40;
 
 /// The annotations, a line each: an error for what is not as expected, a warning for
-/// a flaky test, a notice for a known issue. Of more than fit the last one says how
-/// many there are.
+/// a flaky test, a notice for a known issue and for a change that the plan allows. Of
+/// more than fit the last one says how many there are.
 pub(crate) fn annotations(results: &Results) -> Vec<String> {
     let mut errors: Vec<(String, String)> = Vec::new();
     if let Some(found) = &results.baseline {
@@ -60,7 +60,13 @@ pub(crate) fn annotations(results: &Results) -> Vec<String> {
         let issue = test.known_issue.as_ref()?;
         Some((title(test), format!("known issue {issue}: {}", test.reason)))
     });
-    [("error", errors), ("warning", flaky.collect()), ("notice", known.collect())]
+    let allowed = results
+        .baseline
+        .iter()
+        .flat_map(|found| &found.allowed)
+        .map(|change| (format!("allowed: {}", change.in_a_line()), change.shown_by()));
+    let notices = known.chain(allowed).collect();
+    [("error", errors), ("warning", flaky.collect()), ("notice", notices)]
         .into_iter()
         .flat_map(|(kind, all)| commands(kind, all))
         .collect()

@@ -151,7 +151,7 @@ fn chosen<'r>(
         }
     };
     let test = catalogue::all().into_iter().find(|test| test.to_string() == result.id);
-    let before = step::before(&evidence.records, result);
+    let before = step::before(&evidence.records, result, results.baseline.as_ref());
     test.zip(before).map(|(test, before)| (test, result, before)).ok_or_else(|| {
         let hint = "run it: run-kernel-tests --test ID".to_owned();
         problem(format!("{} had no turn in this run", result.id), hint)
@@ -230,10 +230,12 @@ impl Debugged<'_> {
         while self.gone.is_none()
             && let Ok(seen) = timeout_at(until, self.held.next()).await
         {
-            if seen == Seen::Interrupted {
-                return Err(Stop::Interrupted);
+            match seen {
+                Seen::Interrupted => return Err(Stop::Interrupted),
+                // It goes on without gdb until it is ended, which is nobody's news.
+                Seen::Step(..) | Seen::Over(_) => {}
+                seen => self.take(seen).await,
             }
-            self.take(seen).await;
         }
         Ok(())
     }
@@ -244,10 +246,12 @@ impl Debugged<'_> {
         say("debug    the machine waits for that command; Ctrl-C ends it");
         while self.gone.is_none() {
             let seen = self.held.next().await;
-            if seen == Seen::Interrupted {
-                return Err(Stop::Interrupted);
+            match seen {
+                Seen::Interrupted => return Err(Stop::Interrupted),
+                // It goes on without gdb until it is ended, which is nobody's news.
+                Seen::Step(..) | Seen::Over(_) => {}
+                seen => self.take(seen).await,
             }
-            self.take(seen).await;
         }
         Ok(())
     }

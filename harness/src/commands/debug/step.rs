@@ -2,6 +2,7 @@
 
 use hmm_protocol::wire::{GuestMessage, Outcome};
 
+use crate::compare::Comparison;
 use crate::events::{Event, Record};
 use crate::judge::TestResult;
 
@@ -27,9 +28,14 @@ struct Turn<'a> {
     outcome: Option<&'a Outcome>,
 }
 
-/// The step in which the test failed, in the first turn in which it did; the first
-/// step where it did in none. `None` if it had no turn.
-pub(super) fn before(records: &[Record], result: &TestResult) -> Option<Before> {
+/// The step in which the test failed, in the first turn in which it did; or in which
+/// the kernel sent other events than `found` says were expected; the first step where
+/// there is none of either. `None` if it had no turn.
+pub(super) fn before(
+    records: &[Record],
+    result: &TestResult,
+    found: Option<&Comparison>,
+) -> Option<Before> {
     let turns = turns(records, &result.id);
     let failed = turns.iter().find(|turn| turn.outcome != Some(&Outcome::Passed));
     let (turn, step, why) = match failed {
@@ -40,7 +46,10 @@ pub(super) fn before(records: &[Record], result: &TestResult) -> Option<Before> 
             let broken = result.trace.violations.first().and_then(|v| number(&v.step));
             match broken.filter(|step| (1..=turn.steps.len()).contains(step)) {
                 Some(step) => (turn, step, "in which its trace breaks a rule"),
-                None => (turn, own(turn), "its first, for no step of it failed"),
+                None => match otherwise(turn, result, found) {
+                    Some(step) => (turn, step, "whose events are not those of the baseline"),
+                    None => (turn, own(turn), "its first, for no step of it failed"),
+                },
             }
         }
     };
@@ -82,6 +91,16 @@ fn why(outcome: Option<&Outcome>) -> &'static str {
     }
 }
 
+/// The first step of an operation in which the kernel sends something else than in the
+/// baseline.
+fn otherwise(turn: &Turn, result: &TestResult, found: Option<&Comparison>) -> Option<usize> {
+    let worse = found.into_iter().flat_map(|found| &found.worse);
+    let worse = worse.filter(|change| change.tests.contains(&result.id));
+    let operations: Vec<&str> = worse.filter_map(|change| change.operation.as_deref()).collect();
+    let is_one = |text: &&str| operations.contains(&text.split(' ').next().unwrap_or_default());
+    turn.steps.iter().position(is_one).map(|at| at + 1)
+}
+
 /// The number with which a trace names a step.
 fn number(step: &str) -> Option<usize> {
     step.split(' ').next()?.parse().ok()
@@ -95,8 +114,13 @@ fn own(turn: &Turn) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::baseline::Baseline;
+    use crate::compare::{Side, compare};
     use crate::judge::{Verdict, Violation};
+    use crate::report::tests::run;
     use hmm_protocol::wire::{Failure, Health, Sealed};
 
     const ID: &str = "hmm.migrate.private";
@@ -138,7 +162,7 @@ mod tests {
             step: step.into(),
             text: String::new(),
         }));
-        let found = before(&records, &result);
+        let found = before(&records, &result, None);
         let seen = found.as_ref().map(|b| (b.step, b.text.as_deref().unwrap_or_default()));
         assert_eq!(seen, expect);
     }
@@ -184,5 +208,25 @@ mod tests {
         check(traced.clone(), Some("4 to-device a"), Some((4, "to-device")));
         check(traced, Some("9 exit"), Some((3, "map")));
         check(vec![ordered(), step("map"), finished(Outcome::Passed)], None, Some((1, "map")));
+    }
+
+    #[test]
+    fn what_is_not_as_in_the_baseline_is_held_before_its_operation() {
+        let sends = |event: &str| {
+            let mut result = crate::judge::tests::result(ID, Verdict::Passed);
+            result.trace.complete = true;
+            result.trace.canonical_sha256 = Some(event.into());
+            let sent = format!("1 {event}; {event}").parse().expect("its form");
+            result.trace.operations.insert("to-device".into(), sent);
+            result
+        };
+        let events = [ordered(), step("begin"), step("map"), step("to-device dmirror0 buffer")];
+        let events = events.into_iter().chain([finished(Outcome::Passed)]);
+        let records: Vec<Record> = events.map(|event| Record { t_ms: 0, event }).collect();
+        let baseline = Baseline::of(&run(vec![sends("MIGRATE")]));
+        let results = run(vec![sends("CLEAR")]);
+        let found = compare(&Side::baseline(&baseline), &Side::run(&results, BTreeMap::new()));
+        let held = before(&records, &results.tests[0], Some(&found)).expect("it had a turn");
+        assert_eq!(held.step, 3);
     }
 }

@@ -159,9 +159,16 @@ fn held(found: &Comparison) -> String {
         ("Worse than in the baseline", &found.worse),
         ("Changed as the plan allows", &found.allowed),
         ("Better than in the baseline", &found.better),
-        ("Not as in the baseline, and neither", &found.other),
+        ("Neither better nor worse than in the baseline", &found.other),
     ];
     let mut text: String = sections.map(|(head, changes)| changed(head, changes)).concat();
+    if !found.unseen.is_empty() {
+        let unseen: String =
+            found.unseen.iter().map(|words| format!("<li>{}</li>\n", line(words))).collect();
+        text.push_str(&format!(
+            "<h3>Allowed by the plan, and not seen</h3>\n<ul>\n{unseen}</ul>\n"
+        ));
+    }
     if !given.is_empty() {
         let given = given.concat();
         text.push_str(&format!(

@@ -130,6 +130,8 @@ fn notes(test: &TestResult, results: &Results) -> String {
     let notes = [
         test.known_issue.as_ref().map(|issue| format!("known issue {}", line(issue))),
         (expected && test.known_issue.is_none()).then(|| expected_by(results).to_owned()),
+        (!test.as_expected && test.verdict == crate::judge::Verdict::Passed)
+            .then(|| "not as expected".to_owned()),
         test.flaky.then(|| "flaky".to_owned()),
         (test.attempts > 1).then(|| format!("{} turns", test.attempts)),
         (test.trace.captured > 0 && !test.trace.complete).then(|| "trace not whole".to_owned()),
