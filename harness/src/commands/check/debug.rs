@@ -22,11 +22,10 @@ const STOPS: &str = "dmirror_fops_unlocked_ioctl";
 ///
 /// # Errors
 /// When the user stops us.
-pub(super) async fn run(ctx: &Context, dir: &Path) -> Result<Option<String>, Stop> {
-    let ourselves = std::env::current_exe().map_err(anyhow::Error::from)?;
+pub(super) async fn run(ctx: &Context, program: &Path, dir: &Path) -> Result<Option<String>, Stop> {
     let stop = format!("break {STOPS}");
     let script = [stop.as_str(), "continue", "backtrace", "delete", "continue", "backtrace"];
-    let mut debug = Cmd::new(ourselves)
+    let mut debug = Cmd::new(program)
         .arg("debug")
         .arg(dir)
         .args(["--test", TEST, "--", "-nx", "-batch"])

@@ -76,15 +76,19 @@ impl<'a> Installed<'a> {
         Ok(Ok(Installed { tree, bin: root.join("bin"), planted, _home: home }))
     }
 
+    /// Where the program is.
+    pub(super) fn program(&self) -> PathBuf {
+        self.bin.join("hmm-harness")
+    }
+
     /// Has git bisect the tree, and says what is wrong with the answer, if anything is.
     ///
     /// # Errors
     /// When git cannot do it, or the user stops us.
     pub(super) async fn bisect(&self) -> Result<Option<String>, Stop> {
-        let Installed { tree, bin, planted, .. } = self;
+        let Installed { tree, planted, .. } = self;
         tree.git(&["bisect", "start", "HEAD", &format!("HEAD~{COMMITS}")]).await?;
-        let program = bin.join("hmm-harness");
-        let run = self.with_store(tree.cmd().args(["bisect", "run"]).arg(program));
+        let run = self.with_store(tree.cmd().args(["bisect", "run"]).arg(self.program()));
         let run = run.args(["run-kernel-tests", "--kernel", "git:.", "--test", TEST]);
         let ended = run.run(&tree.ctx.interrupt, |_| ()).await?;
         tree.git(&["bisect", "reset"]).await?;

@@ -114,13 +114,6 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
             crashed = ran.1;
         }
     }
-    headline(format_args!("check    {}", debug::NAME));
-    let start = Instant::now();
-    let wrong = match crashed {
-        Some(dir) => debug::run(ctx, &dir).await?,
-        None => Some(format!("there is no run of {}", debug::PLAN)),
-    };
-    steps.push(Step::ended(debug::NAME.to_owned(), start, wrong));
     for case in bisects::cases(&checkout)? {
         let name = case.name();
         headline(format_args!("check    {name}"));
@@ -128,10 +121,6 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         let wrong = case.run(session, &checkout).await?;
         steps.push(Step::ended(name, start, wrong));
     }
-    headline(format_args!("check    {}", shell::NAME));
-    let start = Instant::now();
-    let wrong = shell::run(ctx, &clean).await?;
-    steps.push(Step::ended(shell::NAME.to_owned(), start, wrong));
     headline(format_args!("check    {}", installed::BISECT));
     let mut start = Instant::now();
     match Installed::new(ctx, &checkout).await? {
@@ -139,6 +128,19 @@ pub async fn run(session: &Session, args: &CheckArgs) -> Result<u8, Stop> {
         Ok(installed) => {
             let wrong = installed.bisect().await?;
             steps.push(Step::ended(installed::BISECT.to_owned(), start, wrong));
+            // What cargo has built may be another program by now than the one that runs.
+            let program = installed.program();
+            headline(format_args!("check    {}", debug::NAME));
+            start = Instant::now();
+            let wrong = match crashed {
+                Some(dir) => debug::run(ctx, &program, &dir).await?,
+                None => Some(format!("there is no run of {}", debug::PLAN)),
+            };
+            steps.push(Step::ended(debug::NAME.to_owned(), start, wrong));
+            headline(format_args!("check    {}", shell::NAME));
+            start = Instant::now();
+            let wrong = shell::run(ctx, &program, &clean).await?;
+            steps.push(Step::ended(shell::NAME.to_owned(), start, wrong));
             headline(format_args!("check    {}", installed::GATE));
             start = Instant::now();
             let wrong = installed.gate().await?;

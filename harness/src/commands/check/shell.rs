@@ -32,10 +32,13 @@ is 'the sum of a MiB' "$("$0" shell -- cat <bytes | sha256sum)" "$(sha256sum <by
 ///
 /// # Errors
 /// When they cannot be run.
-pub(super) async fn run(ctx: &Context, clean: &Path) -> Result<Option<String>, Stop> {
+pub(super) async fn run(
+    ctx: &Context,
+    program: &Path,
+    clean: &Path,
+) -> Result<Option<String>, Stop> {
     let home = tempfile::tempdir().context("make a temporary directory")?;
     let results = report::read(clean)?;
-    let program = std::env::current_exe().context("our own program")?;
     let ended = Cmd::new("sh")
         .args(["-c", SCRIPT])
         .arg(program)
