@@ -67,7 +67,7 @@ pub(super) async fn run(ctx: &Context, program: &Path, dir: &Path) -> Result<Opt
 async fn read(ctx: &Context, told: &str, core: &Path) -> Result<Option<String>, Stop> {
     let core = core.display().to_string();
     let command = told.lines().find_map(|line| line.split_once("in its memory: "));
-    let Some((_, command)) = command.filter(|(_, command)| command.ends_with(&core)) else {
+    let Some((_, command)) = command.filter(|(_, command)| command.contains(&core)) else {
         return Ok(Some(format!("no command reads {core}")));
     };
     let script = "-nx -batch -ex 'info threads' -ex 'thread apply all backtrace'";

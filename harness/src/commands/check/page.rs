@@ -49,9 +49,10 @@ pub(super) async fn run(ctx: &Context, dir: &Path) -> Result<Option<String>, Sto
     Ok(whole.wrong().or(filtered.wrong()).or_else(|| differs(&results, whole, filtered)))
 }
 
-/// The first test that has a trace to be drawn.
+/// The first test whose trace has invalidations of its buffer to be drawn.
 fn traced(results: &Results) -> Option<String> {
-    let traced = results.tests.iter().find(|test| test.trace.captured > 0)?;
+    let traced =
+        results.tests.iter().find(|test| test.trace.operations.contains_key("to-device"))?;
     Some(traced.id.clone())
 }
 
