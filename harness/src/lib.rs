@@ -40,6 +40,7 @@ mod kbuild;
 pub mod keeper;
 pub mod layout;
 pub mod machine;
+mod markdown;
 pub mod packages;
 pub mod proc;
 pub mod progress;

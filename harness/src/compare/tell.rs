@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use super::{About, Change, Comparison, Given};
 use crate::judge::Results;
-use crate::progress::clean;
-use crate::report::{code, line};
+use crate::markdown::code;
+use crate::progress::{clean, line};
 
 /// As what it is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

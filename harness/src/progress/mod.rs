@@ -148,6 +148,20 @@ pub fn clean(text: &str) -> String {
     text.chars().filter(|c| !(c.is_control() || is_unseen(*c)) || *c == '\n').collect()
 }
 
+/// How many characters of a line are told.
+const LINE: usize = 2_000;
+
+/// Text of which some may be the guest's, as one line of a bounded length without
+/// control characters.
+pub fn line(text: &str) -> String {
+    let mut line = clean(text).replace('\n', " ");
+    if let Some((end, _)) = line.char_indices().nth(LINE) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    line
+}
+
 /// Whether a character is not seen itself, but turns the direction of others, hides
 /// between them or breaks their line; or is none at all, as U+FFFE and U+FFFF.
 fn is_unseen(c: char) -> bool {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::compare::Change;
 use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
-use crate::progress::clean;
+use crate::progress::line;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,20 +155,6 @@ pub(super) fn complaint(event: &KernelEvent) -> Vec<String> {
     let head = format!("console.log:{}: {}", event.line, event.title);
     let frames = event.trace.iter().map(|frame| format!("    {frame}"));
     std::iter::once(head).chain(frames).map(|text| line(&text)).collect()
-}
-
-/// How many characters of a line are told.
-const LINE: usize = 2_000;
-
-/// Text of which some may be the guest's, as one line of a bounded length without
-/// control characters.
-pub(crate) fn line(text: &str) -> String {
-    let mut line = clean(text).replace('\n', " ");
-    if let Some((end, _)) = line.char_indices().nth(LINE) {
-        line.truncate(end);
-        line.push_str("...");
-    }
-    line
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::cases::{expected_by, line};
+use super::cases::expected_by;
 use super::{next_command, word};
 use crate::compare::against_baseline_in_markdown;
 use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
-use crate::progress::seconds;
+use crate::markdown::{code, cut, fenced};
+use crate::progress::{line, seconds};
 
 /// How many annotations of one kind the runner takes from a step.
 const ANNOTATIONS: usize = 10;
@@ -20,9 +21,6 @@ const ANNOTATION: usize = 4_096;
 /// How many tests the summary has in its table. With the next two it stays far below
 /// the 1 MiB that a step has.
 const ROWS: usize = 100;
-
-/// How many characters of a guest's text stand in a cell of the table.
-const CELL: usize = 300;
 
 /// How many lines of the reason why there is no judgement are shown.
 const LINES: usize = 40;
@@ -223,37 +221,6 @@ fn cell(text: &str) -> String {
 
 fn put(text: &mut String, words: std::fmt::Arguments<'_>) {
     writeln!(text, "{words}").expect("writing to a string");
-}
-
-fn cut(text: String) -> String {
-    match text.char_indices().nth(CELL) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
-}
-
-/// Text as a code span of Markdown, in which nothing means anything: it ends at as
-/// many backticks as it begins with, which are more than the text has in a row.
-pub(crate) fn code(text: &str) -> String {
-    let text = cut(line(text));
-    if text.trim().is_empty() {
-        return String::new();
-    }
-    let fence = "`".repeat(longest_run(&text) + 1);
-    // The spaces are taken off again, and keep backticks apart.
-    let space = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
-    format!("{fence}{space}{text}{space}{fence}")
-}
-
-/// Lines as a code block of Markdown, likewise.
-fn fenced(lines: &[String]) -> String {
-    let longest = lines.iter().map(|line| longest_run(line)).max().unwrap_or(0);
-    let fence = "`".repeat(longest.max(2) + 1);
-    format!("{fence}text\n{}\n{fence}", lines.join("\n"))
-}
-
-fn longest_run(text: &str) -> usize {
-    text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::cases::{complaint, line};
+use super::cases::complaint;
 use crate::flow::Stage;
 use crate::judge::{AppliedPatch, KernelEvent, Results, RunOutcome, TestResult, Verdict};
-use crate::progress::clean;
+use crate::progress::{clean, line};
 
 /// The version of the schema, as the package `kcidb-io` publishes it.
 const VERSION: (u32, u32) = (5, 3);

@@ -24,8 +24,7 @@ use crate::progress::{clean, seconds};
 use crate::rundir;
 use crate::store::digest_of;
 
-pub(crate) use cases::line;
-pub(crate) use github::{annotations, code, step_summary};
+pub(crate) use github::{annotations, step_summary};
 pub(crate) use kcidb::is_origin;
 
 /// How much of a call trace the summary shows.
