@@ -381,11 +381,15 @@ fn lines(a: &Side<'_>, b: &Side<'_>, tests: &[String], operation: Option<&str>) 
     let both = tests.iter().find_map(|id| Some((id, a.canonical.get(id)?, b.canonical.get(id)?)));
     let Some((id, before, after)) = both else {
         let (Some(operation), Some(id)) = (operation, tests.first()) else { return Vec::new() };
-        let sent = |side: &Side<'_>| {
-            let sent = side.standing.tests.get(id).and_then(|test| test.sends.get(operation));
-            sent.map_or("nothing".to_owned(), Sent::words)
-        };
-        return vec![format!("{id} expected: {}", sent(a)), format!("{id} seen: {}", sent(b))];
+        let sent = |test: &Standing| test.sends.get(operation).cloned();
+        let words = |sent: Option<Sent>| sent.map_or("nothing".to_owned(), |sent| sent.words());
+        let expected = a.standing.tests.get(id).and_then(sent);
+        // Of several turns it may be another than the one that stands.
+        let otherwise = b.all(id).map(sent).find(|sent| *sent != expected);
+        return vec![
+            format!("{id} expected: {}", words(expected)),
+            format!("{id} seen: {}", words(otherwise.flatten())),
+        ];
     };
     let mut lines = Vec::new();
     let mut more = 0;
@@ -678,6 +682,7 @@ mod tests {
         let turns = BTreeMap::from([(id.to_owned(), vec![turn(sends(id, "CLEAR"))])]);
         let found = compare(&Side::baseline(&traced), &side(&b).with_turns(turns));
         assert_eq!(found.worse[0].in_a_line(), "to-device: MIGRATE -> CLEAR");
+        assert!(found.worse[0].evidence[1].ends_with("seen: 4 CLEAR, 4 collect"), "{found:?}");
     }
 
     #[test]
