@@ -68,7 +68,7 @@ pub struct Standing {
     pub trace: Option<String>,
     /// What the kernel sends in each operation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub sends: BTreeMap<String, Sent>,
+    pub operations: BTreeMap<String, Sent>,
 }
 
 impl Baseline {
@@ -148,7 +148,7 @@ impl Standing {
             assertion: test.assertion.clone(),
             failures: failures(test),
             complaints: test.kernel_events.iter().map(|event| event.title.clone()).collect(),
-            sends: match traced {
+            operations: match traced {
                 Some(_) if !differs => test.trace.operations.clone(),
                 _ => BTreeMap::new(),
             },
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_trace_that_may_differ_is_only_known_to_be_whole() {
         let standing = Standing::of(&traced("hmm.anon_teardown.private"));
-        assert_eq!((standing.trace.as_deref(), standing.sends.len()), (Some(WHOLE), 0));
+        assert_eq!((standing.trace.as_deref(), standing.operations.len()), (Some(WHOLE), 0));
         assert!(!standing.is_comparable(&standing));
     }
 }

@@ -349,8 +349,10 @@ impl Found {
                 continue;
             }
             let nothing = Sent::default();
-            let of = |side: &Standing, op: &String| side.sends.get(op).unwrap_or(&nothing).clone();
-            let operations: BTreeSet<&String> = then.sends.keys().chain(now.sends.keys()).collect();
+            let of =
+                |side: &Standing, op: &String| side.operations.get(op).unwrap_or(&nothing).clone();
+            let operations: BTreeSet<&String> =
+                then.operations.keys().chain(now.operations.keys()).collect();
             let mut how: Vec<Otherwise> = Vec::new();
             for operation in operations {
                 if let Some((gone, new)) = of(then, operation).against(&of(now, operation)) {
@@ -381,7 +383,7 @@ fn lines(a: &Side<'_>, b: &Side<'_>, tests: &[String], operation: Option<&str>) 
     let both = tests.iter().find_map(|id| Some((id, a.canonical.get(id)?, b.canonical.get(id)?)));
     let Some((id, before, after)) = both else {
         let (Some(operation), Some(id)) = (operation, tests.first()) else { return Vec::new() };
-        let sent = |test: &Standing| test.sends.get(operation).cloned();
+        let sent = |test: &Standing| test.operations.get(operation).cloned();
         let words = |sent: Option<Sent>| sent.map_or("nothing".to_owned(), |sent| sent.words());
         let expected = a.standing.tests.get(id).and_then(sent);
         // Of several turns it may be another than the one that stands.
