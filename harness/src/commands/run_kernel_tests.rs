@@ -104,6 +104,23 @@ impl Prepared {
         &self.copies
     }
 
+    /// How one machine runs tests for it, each once.
+    pub(super) fn options(&self, accelerator: Accelerator) -> Options {
+        Options {
+            timeout: self.plan.timeout,
+            time_scale: accelerator.time_scale() * self.profile.timeout_scale,
+            seed: self.plan.seed,
+            isolate: self.plan.isolate,
+            jobs: 1,
+            repeat: 1,
+            retry: 0,
+            snapshot: !self.plan.no_snapshot,
+            trace: self.plan.trace,
+            agent_dies: None,
+            hold: None,
+        }
+    }
+
     /// Where the kernel's source is.
     pub(in crate::commands) fn source(&self) -> &Source {
         &self.source
@@ -310,13 +327,19 @@ pub(super) struct Bootable {
 }
 
 /// The stages from the machine's fitness to the image. Returns nothing if the plan
-/// ends before.
+/// ends before. `look` is shown what is known of the kernel whenever it is more, and may
+/// stop here.
 pub(super) async fn bootable(
     ctx: &Context,
     prepared: &Prepared,
     permissions: Permissions,
     dir: &Path,
+    look: impl Fn(&KernelInfo) -> Result<(), Stop>,
 ) -> Result<Option<Bootable>, Stop> {
+    let known = |info: &KernelInfo| {
+        ctx.log.emit(Event::Kernel(info.clone()));
+        look(info)
+    };
     let plan = &prepared.plan;
     machine::ready(ctx, permissions.yes).await?;
     let qemu = machine::qemu(ctx).await?;
@@ -329,7 +352,7 @@ pub(super) async fn bootable(
     info.source_commit.clone_from(&tree.commit);
     info.source_tree = tree.tree.to_string();
     info.tree = tree.tree.to_string();
-    ctx.log.emit(Event::Kernel(info.clone()));
+    known(&info)?;
     stage.finish(tree.reused, tree.described.clone());
     if plan.until <= Stage::Source {
         return Ok(None);
@@ -339,7 +362,7 @@ pub(super) async fn bootable(
     let tree = series::apply(ctx, tree, &plan.series, plan.first).await?;
     info.tree = tree.tree.to_string();
     info.series.clone_from(&tree.patches);
-    ctx.log.emit(Event::Kernel(info.clone()));
+    known(&info)?;
     let patches = match tree.patches.len() {
         1 => "1 patch".to_owned(),
         n => format!("{n} patches"),
@@ -352,7 +375,7 @@ pub(super) async fn bootable(
     let stage = Timed::start(ctx, Stage::Config);
     let configured = config::resolve(ctx, tree, &prepared.profile).await?;
     info.config_sha256.clone_from(&configured.config_sha256);
-    ctx.log.emit(Event::Kernel(info.clone()));
+    known(&info)?;
     fs::write(dir.join("kernel.config"), &configured.config)
         .context("cannot write kernel.config")?;
     stage.finish(configured.reused, format!("profile {}", plan.profile));
@@ -364,7 +387,7 @@ pub(super) async fn bootable(
     let kernel = build::kernel(ctx, configured, dir).await?;
     info.release.clone_from(&kernel.release);
     info.loaded_sha256 = kernel.loaded_sha256(ctx)?;
-    ctx.log.emit(Event::Kernel(info));
+    known(&info)?;
     stage.finish(kernel.reused, format!("vmlinux {}", kernel.release));
     if plan.until <= Stage::Build {
         return Ok(None);
@@ -396,8 +419,8 @@ async fn stages(
             .context("cannot write the baseline")?;
     }
     let ctx = &session.context()?;
-    let Some(bootable) = bootable(ctx, prepared, permissions, dir).await? else { return Ok(()) };
-    let Bootable { kernel, image, qemu, accelerator } = bootable;
+    let bootable = bootable(ctx, prepared, permissions, dir, |_| Ok(())).await?;
+    let Some(Bootable { kernel, image, qemu, accelerator }) = bootable else { return Ok(()) };
 
     let stage = Timed::start(ctx, Stage::Boot);
     let recipe = boot::recipe(&kernel, image, qemu, accelerator, plan.trace)?;
@@ -405,17 +428,11 @@ async fn stages(
     ctx.log.emit(Event::Machine(recipe.info.clone()));
     fs::write(dir.join("qemu.cmd"), recipe.pasteable()).context("cannot write qemu.cmd")?;
     let options = Options {
-        timeout: plan.timeout,
-        time_scale: accelerator.time_scale() * prepared.profile.timeout_scale,
-        seed: plan.seed,
-        isolate: plan.isolate,
         jobs: plan.jobs.unwrap_or_else(|| machine::jobs(recipe.info.memory_mib)),
         repeat: plan.repeat,
         retry: plan.retry,
-        snapshot: !plan.no_snapshot,
-        trace: plan.trace,
         agent_dies: permissions.agent_dies,
-        hold: None,
+        ..prepared.options(accelerator)
     };
     if plan.until <= Stage::Boot {
         let booted = run::tests(ctx, &recipe, &[], options, dir).await;

@@ -118,26 +118,15 @@ async fn in_guest(
     dir: &Path,
     shell: Shell,
 ) -> Result<Ended, Stop> {
-    let plan = prepared.plan();
     let Bootable { kernel, image, qemu, accelerator } =
-        bootable(ctx, prepared, permissions, dir).await?.expect("nothing ends it before");
+        bootable(ctx, prepared, permissions, dir, |_| Ok(()))
+            .await?
+            .expect("nothing ends it before");
     // What the user traces is the user's business.
     let trace = Some(Switch::Off);
     let recipe = boot::recipe(&kernel, image, qemu, accelerator, trace)?.for_shell();
     std::fs::write(dir.join("qemu.cmd"), recipe.pasteable()).context("cannot write qemu.cmd")?;
-    let options = Options {
-        timeout: plan.timeout,
-        time_scale: accelerator.time_scale() * prepared.profile().timeout_scale,
-        seed: plan.seed,
-        isolate: plan.isolate,
-        jobs: 1,
-        repeat: 1,
-        retry: 0,
-        snapshot: !plan.no_snapshot,
-        trace,
-        agent_dies: None,
-        hold: None,
-    };
+    let options = Options { trace, ..prepared.options(accelerator) };
     shell::command(ctx, &recipe, &options, dir, || connect(shell)).await
 }
 

@@ -8,7 +8,7 @@ mod gdb;
 mod step;
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,11 +17,10 @@ use tokio::time::{Instant, timeout_at};
 
 use self::gdb::Subject;
 use self::step::Before;
-use super::run_kernel_tests::{Prepared, prepare};
-use crate::build::Kernel;
+use super::run_kernel_tests::{Bootable, Permissions, bootable, prepare};
 use crate::cli::DebugArgs;
 use crate::collect::Evidence;
-use crate::context::{Context, Session};
+use crate::context::Session;
 use crate::events::VmEnd;
 use crate::flow::Stage;
 use crate::judge::{KernelInfo, Results, TestResult};
@@ -31,9 +30,7 @@ use crate::progress::{self, Talk, clean, print, say};
 use crate::run::{Held, Isolate, Options, Seen, describe};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
 use crate::vm::Consoles;
-use crate::{
-    boot, build, collect, config, image, judge, machine, proc, run, rundir, series, source,
-};
+use crate::{boot, collect, judge, machine, proc, run, rundir};
 
 /// How long is waited, when gdb has ended, for what the machine still has to say.
 const LAST_LOOK: Duration = Duration::from_millis(500);
@@ -66,15 +63,16 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     let (own, _held) = rundir::create(Some(&dir.join(rundir::DEBUG)), &cwd)?;
     session.log.record_in(&own)?;
     let ctx = &session.context()?;
-    machine::ready(ctx, args.yes).await?;
     let with_gdb = !args.gdb.is_empty() || (!args.no_gdb && std::io::stdin().is_terminal());
     if with_gdb {
         machine::debugger(ctx, args.yes).await?;
     }
-    let kernel = kernel(ctx, &prepared, &results.kernel, &own).await?;
-    let qemu = machine::qemu(ctx).await?;
-    let plan = prepared.plan();
-    let accelerator = machine::accelerator(ctx, &qemu, plan.accel).await?;
+    let permissions = Permissions { yes: args.yes, ..Permissions::default() };
+    let same = |now: &KernelInfo| is_that_of(&results.kernel, now);
+    let Bootable { kernel, image, qemu, accelerator } =
+        bootable(ctx, &prepared, permissions, &own, same)
+            .await?
+            .expect("a run that has tests went on to them");
     if accelerator.as_str() != results.machine.accelerator {
         ctx.log.note(format!(
             "the run was with {}, and this is with {}",
@@ -82,21 +80,9 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
             accelerator.as_str()
         ));
     }
-    let image = image::assemble(ctx, plan.rootfs)?;
-    let recipe = boot::recipe(&kernel, image, qemu, accelerator, plan.trace)?;
-    let options = Options {
-        timeout: plan.timeout,
-        time_scale: accelerator.time_scale() * prepared.profile().timeout_scale,
-        seed: plan.seed,
-        isolate: Isolate::Vm,
-        jobs: 1,
-        repeat: 1,
-        retry: 0,
-        snapshot: !plan.no_snapshot,
-        trace: plan.trace,
-        agent_dies: None,
-        hold: Some(before.step),
-    };
+    let recipe = boot::recipe(&kernel, image, qemu, accelerator, prepared.plan().trace)?;
+    let hold = Some(before.step);
+    let options = Options { isolate: Isolate::Vm, hold, ..prepared.options(accelerator) };
     // Whoever may connect to it owns the machine: nobody else gets to this directory.
     let private = tempfile::tempdir().context("make a temporary directory")?;
     let socket = private.path().join("gdb");
@@ -158,35 +144,28 @@ fn chosen<'r>(
     })
 }
 
-/// The kernel that the run was about, and no other.
-async fn kernel(
-    ctx: &Context,
-    prepared: &Prepared,
-    then: &KernelInfo,
-    log_dir: &Path,
-) -> Result<Kernel, Stop> {
-    let other = |what: &str| {
-        let hint = "run the test again, and debug that run";
-        Stop::usage(Problem::new("RUN", what).hint(hint))
-    };
-    let tree = source::fetch(ctx, prepared.source(), false).await?;
-    let tree = series::apply(ctx, tree, prepared.series(), prepared.first()).await?;
-    if tree.tree.0 != then.tree {
-        return Err(other("the source of this run has another content now"));
+/// Whether what is known of the kernel is so of the one that the run was about.
+///
+/// # Errors
+/// What is not.
+fn is_that_of(then: &KernelInfo, now: &KernelInfo) -> Result<(), Stop> {
+    let hint = "run the test again, and debug that run";
+    let other = |what: &str| Err(Stop::usage(Problem::new("RUN", what).hint(hint)));
+    // The tree is that with the series in it as soon as there is a configuration.
+    if now.config_sha256.is_empty() {
+        return Ok(());
     }
-    let configured = config::resolve(ctx, tree, prepared.profile()).await?;
-    if configured.config_sha256 != then.config_sha256 {
-        return Err(other("its profile or the compiler makes another configuration now"));
+    if now.tree != then.tree {
+        return other("the source of this run has another content now");
     }
-    let kernel = build::kernel(ctx, configured, log_dir).await?;
-    if kernel.loaded_sha256(ctx)? != then.loaded_sha256 {
-        return Err(Stop::Kernel(
-            Fault::new("the same source and configuration make another kernel now")
-                .at(Stage::Build)
-                .hint("run the test again, and debug that run"),
-        ));
+    if now.config_sha256 != then.config_sha256 {
+        return other("its profile or the compiler makes another configuration now");
     }
-    Ok(kernel)
+    if !now.loaded_sha256.is_empty() && now.loaded_sha256 != then.loaded_sha256 {
+        let what = "the same source and configuration make another kernel now";
+        return Err(Stop::Kernel(Fault::new(what).at(Stage::Build).hint(hint)));
+    }
+    Ok(())
 }
 
 /// Where the machine stands, in words.
@@ -292,5 +271,33 @@ impl Debugged<'_> {
             }
             Err(why) => say(format_args!("note     {why}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernel_of_the_run_is_debugged() {
+        let then = KernelInfo {
+            tree: "t".into(),
+            config_sha256: "c".into(),
+            loaded_sha256: "l".into(),
+            ..KernelInfo::default()
+        };
+        let code = |change: &dyn Fn(&mut KernelInfo)| {
+            let mut now = then.clone();
+            change(&mut now);
+            is_that_of(&then, &now).map_err(|stop| stop.exit_code()).err()
+        };
+        assert_eq!(code(&|_| ()), None);
+        assert_eq!(code(&|now| now.loaded_sha256.clear()), None);
+        assert_eq!(code(&|now| now.tree = "other".into()), Some(128));
+        assert_eq!(code(&|now| now.config_sha256 = "other".into()), Some(128));
+        assert_eq!(code(&|now| now.loaded_sha256 = "other".into()), Some(125));
+        // Before the series is in it, the tree is another one.
+        let early = KernelInfo { tree: "source".into(), ..KernelInfo::default() };
+        assert_eq!(is_that_of(&then, &early), Ok(()));
     }
 }
