@@ -465,7 +465,8 @@ pub struct DebugArgs {
     #[arg(value_name = "RUN", default_value = "latest")]
     pub run: String,
 
-    /// The test, by name or id; one that passed is held before its first step
+    /// The test, by name or id; one of which no step failed is held before the one that
+    /// is not as in the baseline, else before its first
     #[arg(long, value_name = "ID")]
     pub test: String,
 
@@ -542,7 +543,7 @@ pub struct PruneArgs {
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Also run every mutant
+    /// Also run every mutant, and the plans that take kernels of their own
     #[arg(long)]
     pub full: bool,
 
