@@ -34,10 +34,11 @@ pub struct Missing {
     pub need: Need,
 }
 
-/// What `check` needs besides, for programs of others that read its results.
+/// What `check` needs besides, for programs of others that read its results: the half of
+/// Python's venv that Debian has in packages of its own.
 pub const VENV: Need = Need {
     name: "python3 with venv",
-    look: Look::Path,
+    look: Look::Files(&["/usr/share/python-wheels"]),
     package: "python3-venv",
     purpose: "others read the results",
 };

@@ -185,9 +185,7 @@ async fn python(
     if whole.exists() {
         return Ok(Ok(python));
     }
-    // Debian has venv's other half, ensurepip, in a package of its own.
-    let has = Cmd::new("sh").args(["-c", "python3 -c 'import ensurepip, venv'"]);
-    if !has.run(&ctx.interrupt, |_| ()).await?.success() {
+    if packages::VENV.found().is_none() {
         packages::install(ctx, yes, &[Missing { need: packages::VENV }]).await?;
     }
     let make = Cmd::new("python3").args(["-m", "venv", "--clear"]).arg(&venv);

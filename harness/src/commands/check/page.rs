@@ -100,6 +100,8 @@ impl Opened {
         let mut page = Opened::default();
         let cmd = Cmd::new("chromium")
             .args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"])
+            // It is to open one file, and to ask nobody on the network.
+            .args(["--no-first-run", "--disable-background-networking", "--disable-sync"])
             .arg(format!("--user-data-dir={}", home.path().display()))
             .args(["--virtual-time-budget=5000", "--dump-dom"])
             .arg(address(&dir.join(REPORT), fragment));
