@@ -333,11 +333,7 @@ pub fn xdg(variable: &str, default: &str) -> Result<PathBuf> {
 pub fn digest_of(path: &Path) -> std::io::Result<String> {
     let mut hash = Sha256::new();
     std::io::copy(&mut File::open(path)?, &mut hash)?;
-    Ok(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// The SHA-256 of some parts, as hex. Each part's length goes in, so that
@@ -348,7 +344,7 @@ pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hex(&hash.finalize())
+    format!("{:x}", hash.finalize())
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) fn sha256(image: &Path) -> Result<String> {
         }
         add(&mut file, offset..offset + length, &id, &mut hash).with_context(what)?;
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// Where the build id is in the file; nowhere, if there is none.

@@ -88,7 +88,7 @@ pub async fn resolve(
     };
     Ok(Configured {
         source,
-        config_sha256: Sha256::digest(&config).iter().map(|b| format!("{b:02x}")).collect(),
+        config_sha256: format!("{:x}", Sha256::digest(&config)),
         config,
         toolchain,
         profile: profile.name.clone(),

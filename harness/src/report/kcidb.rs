@@ -123,8 +123,7 @@ fn patchset_hash(series: &[AppliedPatch]) -> Option<String> {
         }
         writeln!(hashes, "{diff_sha256}").expect("writing to a string");
     }
-    let hash = Sha256::digest(hashes);
-    Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(format!("{:x}", Sha256::digest(hashes)))
 }
 
 /// The build, if the run came so far.

@@ -59,7 +59,7 @@ pub(super) async fn all(
         applied.push(AppliedPatch {
             subject: patch.subject.clone(),
             commit: parent.clone(),
-            diff_sha256: Sha256::digest(&patch.diff).iter().map(|b| format!("{b:02x}")).collect(),
+            diff_sha256: format!("{:x}", Sha256::digest(&patch.diff)),
         });
     }
     Ok(Applied { tree, patches: applied, notes })

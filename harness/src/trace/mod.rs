@@ -117,7 +117,7 @@ pub fn understand<R: Read + Seek>(
             lost: said.map_or(0, |said| said.lost.saturating_add(said.missed)),
             complete: incomplete.is_none(),
             incomplete,
-            canonical_sha256: Some(hex(&hashing.hash.finalize())),
+            canonical_sha256: Some(format!("{:x}", hashing.hash.finalize())),
             operations: operations.unwrap_or_default(),
             violations,
         },
@@ -169,10 +169,6 @@ impl<W: Write> Write for Hashing<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the violations of a trace come to in a line.

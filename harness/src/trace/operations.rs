@@ -107,7 +107,7 @@ impl<W: Write> Operations<W> {
     /// comes to; nothing if there are more than anybody would read.
     pub(super) fn finish(self) -> (W, Option<BTreeMap<String, Sent>>) {
         let sent = |(op, (events, hash)): (String, (BTreeMap<String, u64>, Sha256))| {
-            let digest = super::hex(&hash.finalize())[..DIGITS].to_owned();
+            let digest = format!("{:x}", hash.finalize())[..DIGITS].to_owned();
             (!events.is_empty()).then_some((op, Sent { events, digest }))
         };
         let found = (!self.full).then(|| self.found.into_iter().filter_map(sent).collect());
