@@ -11,7 +11,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::{Check, Checks, Results, TestResult, Verdict};
+use crate::console::without_line;
+use crate::judge::{Check, Checks, KernelEvent, Results, TestResult, Verdict};
+use crate::progress::line;
 use crate::stop::Problem;
 use crate::trace::{Sent, may_differ};
 
@@ -46,6 +48,7 @@ pub struct Baseline {
 
 /// What is known of a test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Standing {
     /// What is said of it.
@@ -68,6 +71,7 @@ pub struct Standing {
     pub trace: Option<String>,
     /// What the kernel sends in each operation.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
     pub operations: BTreeMap<String, Sent>,
 }
 
@@ -79,6 +83,7 @@ impl Baseline {
         // Of a user's tree it would be a path, and a commit that is another each time.
         let package = Some(&kernel.source).filter(|source| source.starts_with("debian:"));
         let given = [
+            ("harness", results.harness.clone()),
             ("kernel", kernel.release.clone()),
             ("source", package.cloned().unwrap_or_default()),
             ("configuration", short(&kernel.config_sha256)),
@@ -90,7 +95,7 @@ impl Baseline {
         Baseline {
             schema: SCHEMA.to_owned(),
             given: given.map(|(what, value)| (what.to_owned(), value)).collect(),
-            complaints: results.kernel_events.iter().map(|event| event.title.clone()).collect(),
+            complaints: complaints(&results.kernel_events),
             tests: results.tests.iter().map(|t| (t.id.clone(), Standing::of(t))).collect(),
         }
     }
@@ -109,7 +114,8 @@ impl Baseline {
                 Err(Problem::new("--baseline", what).hint(format!("this program reads {SCHEMA}")))
             }
             Err(error) => {
-                let what = format!("{}: {error}", path.display());
+                // The error quotes the file, which a patch can bring.
+                let what = line(&format!("{}: {error}", path.display()));
                 Err(Problem::new("--baseline", what).hint(hint))
             }
         }
@@ -147,7 +153,7 @@ impl Standing {
             known_issue: test.known_issue.clone(),
             assertion: test.assertion.clone(),
             failures: failures(test),
-            complaints: test.kernel_events.iter().map(|event| event.title.clone()).collect(),
+            complaints: complaints(&test.kernel_events),
             operations: match traced {
                 Some(_) if !differs => test.trace.operations.clone(),
                 _ => BTreeMap::new(),
@@ -161,21 +167,34 @@ impl Standing {
         self.verdict == Verdict::Passed || self.known_issue.is_some()
     }
 
-    /// Whether both fail alike, or neither does. What the kernel complained of is
-    /// compared apart.
-    pub fn fails_like(&self, other: &Standing) -> bool {
-        self.assertion == other.assertion && self.failures == other.failures
+    /// Why it is not good. What the kernel complained of is compared apart.
+    pub fn why(&self) -> BTreeSet<&str> {
+        self.assertion.iter().chain(&self.failures).map(String::as_str).collect()
+    }
+
+    /// Whether both came to an end of their own, and to the same kind of end.
+    pub fn ended_like(&self, other: &Standing) -> bool {
+        let ended = |standing: &Standing| match standing.verdict {
+            Verdict::Passed | Verdict::Failed => Some(true),
+            Verdict::Skipped => Some(false),
+            Verdict::Crashed | Verdict::TimedOut | Verdict::NotRun => None,
+        };
+        ended(self).is_some() && ended(self) == ended(other)
     }
 
     /// Whether the traces of both can be compared: both are whole, and neither test
     /// went another way.
     pub fn is_comparable(&self, other: &Standing) -> bool {
-        let ran = |standing: &Standing| {
-            matches!(standing.verdict, Verdict::Passed | Verdict::Failed)
-                && standing.trace.as_deref().is_some_and(|trace| trace != WHOLE)
-        };
-        ran(self) && ran(other) && self.assertion == other.assertion
+        let whole =
+            |standing: &Standing| standing.trace.as_deref().is_some_and(|trace| trace != WHOLE);
+        self.ended_like(other) && whole(self) && whole(other) && self.assertion == other.assertion
     }
+}
+
+/// What the kernel complained of, by titles that an edit above the place does not
+/// change.
+fn complaints(events: &[KernelEvent]) -> BTreeSet<String> {
+    events.iter().map(|event| without_line(&event.title)).collect()
 }
 
 /// What is not good about a test beside its assertion and the kernel's complaints, in
@@ -193,6 +212,9 @@ fn failures(test: &TestResult) -> BTreeSet<String> {
     }
     if taint == Check::Bad && test.kernel_events.is_empty() {
         failures.insert("the kernel's counters moved".to_owned());
+    }
+    if test.guest_lost {
+        failures.insert("the guest was lost with it".to_owned());
     }
     match test.verdict {
         // The verdict says it, and how long it took is another each time.
@@ -253,16 +275,16 @@ mod tests {
         };
         let one = with(&|test| test.trace.violations = vec![rule("owner", "page 1")]);
         let other = with(&|test| test.trace.violations = vec![rule("owner", "page 2")]);
-        assert!(one.fails_like(&other));
+        assert!(one.why() == other.why());
         let walk = with(&|test| test.trace.violations = vec![rule("walk", "page 1")]);
-        assert!(!one.fails_like(&walk));
+        assert!(one.why() != walk.why());
         let said = with(&|test| test.assertion = Some("the mirror's data".into()));
-        assert!(said.failures.is_empty() && !said.fails_like(&one));
+        assert!(said.failures.is_empty() && said.why() != one.why());
         let also = with(&|test| {
             test.assertion = Some("the mirror's data".into());
             test.checks.taint = Check::Bad;
         });
-        assert!(!also.fails_like(&said), "a failure does not hide another");
+        assert!(also.why() != said.why(), "a failure does not hide another");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use hmm_harness::commands::{
     report, run_kernel_tests, shell, show, torture,
 };
 use hmm_harness::keeper;
-use hmm_harness::progress::{self, say};
+use hmm_harness::progress::{self, clean, say};
 use hmm_harness::stop::{self, Stop};
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     match ran {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(stop)) => {
-            say(&stop);
+            say(clean(&stop.to_string()));
             ExitCode::from(stop.exit_code())
         }
         Err(_) => ExitCode::from(stop::FAULT),

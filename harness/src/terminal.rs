@@ -8,7 +8,7 @@ use hmm_protocol::wire::Window;
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use terminal_size::{Height, Width};
 
-/// How the terminal was before it was raw; nothing while it is not.
+/// How the terminal was before somebody else got it; nothing while nobody has it.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// The size that is told of a terminal that does not know its own.
@@ -26,35 +26,44 @@ pub fn window() -> Window {
     size.map_or(SIZE, |(Width(columns), Height(rows))| Window { rows, columns })
 }
 
-/// A raw terminal, until it is dropped.
+/// How the terminal is, which it is again when this is dropped.
 #[derive(Debug)]
-pub struct Raw(());
+pub struct Kept(());
 
-impl Raw {
-    /// Makes it raw: every key is a byte for whoever reads, an interrupt too.
+impl Kept {
+    /// Notes it.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn begin() -> Result<Kept> {
+        let before = tcgetattr(stdin()).context("the terminal")?;
+        BEFORE.lock().unwrap_or_else(PoisonError::into_inner).replace(before);
+        Ok(Kept(()))
+    }
+
+    /// Notes it, and makes the terminal raw: every key is a byte for whoever reads, an interrupt
+    /// too.
     ///
     /// # Errors
     /// When it cannot be changed.
-    pub fn begin() -> Result<Raw> {
+    pub fn raw() -> Result<Kept> {
+        let kept = Kept::begin()?;
         let what = "the terminal";
-        let before = tcgetattr(stdin()).context(what)?;
-        let mut raw = before.clone();
+        let mut raw = tcgetattr(stdin()).context(what)?;
         cfmakeraw(&mut raw);
-        BEFORE.lock().unwrap_or_else(PoisonError::into_inner).replace(before);
-        let begun = Raw(());
         tcsetattr(stdin(), SetArg::TCSANOW, &raw).context(what)?;
-        Ok(begun)
+        Ok(kept)
     }
 }
 
-impl Drop for Raw {
+impl Drop for Kept {
     fn drop(&mut self) {
         restore();
     }
 }
 
-/// Makes it what it was before it was raw, if it is. One that is gone does not
-/// matter any more.
+/// Makes it what it was before somebody else got it, if somebody has. One that is
+/// gone does not matter any more.
 pub fn restore() {
     let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(before) = before {

@@ -38,12 +38,18 @@ fn update(args: &BaselineUpdateArgs) -> Result<u8, Stop> {
     if rundir::is_live(&dir) {
         return refuse("it is still going".into(), "wait for its end");
     }
-    let results = report::read(&dir)?;
+    let results = match report::read(&dir) {
+        Ok(results) => results,
+        Err(error) => {
+            let hint = format!("{} judge {}", report::program(), dir.display());
+            return refuse(format!("{error:#}"), &hint);
+        }
+    };
     if results.exit_code > NOT_AS_EXPECTED || results.tests.is_empty() {
         return refuse("it has no verdicts".into(), "name a run that was judged");
     }
     let flaky: Vec<&str> =
-        results.tests.iter().filter(|t| t.flaky).map(|t| t.id.as_str()).collect();
+        results.tests.iter().filter(|t| !t.other_turns.is_empty()).map(|t| t.id.as_str()).collect();
     if !flaky.is_empty() {
         let what = format!("not all turns of {} were alike", flaky.join(", "));
         return refuse(what, "what changes from run to run can be held against nothing");

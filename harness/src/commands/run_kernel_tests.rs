@@ -314,6 +314,8 @@ pub async fn carry_out(
         results.outcome = RunOutcome::Fault;
         results.exit_code = stop::FAULT;
         results.reason = Some(format!("{error:#}"));
+        // What can be written says so too.
+        let _ = report::write(&results, &dir).and_then(|()| report::html::write(&results, &dir));
     }
     Ok((results, dir))
 }

@@ -28,7 +28,7 @@ use crate::progress::{self, Talk, clean, say};
 use crate::run::Options;
 use crate::run::shell::{self, End, Ended, Order, Sink};
 use crate::stop::{Fault, INTERRUPTED, NOT_AS_EXPECTED, Problem, Stop};
-use crate::terminal::{self, Raw, WayOut};
+use crate::terminal::{self, Kept, WayOut};
 
 /// What shells use for a command that is there and cannot be started, and for one
 /// that is not (POSIX, 2.8.2).
@@ -141,7 +141,7 @@ fn connect(mut shell: Shell) -> Result<Order> {
     let (to, sizes) = mpsc::channel(1);
     let mut raw = None;
     if shell.terminal.is_some() {
-        raw = Some(Raw::begin()?);
+        raw = Some(Kept::raw()?);
         tell_sizes(to)?;
         // It may have been changed while the guest was on its way.
         shell.terminal = Some(terminal::window());

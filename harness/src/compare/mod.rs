@@ -3,25 +3,26 @@
 //!
 //! Nothing here does IO.
 
+mod change;
 mod tell;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hmm_protocol::catalogue;
-use serde::{Deserialize, Serialize};
 
 use crate::baseline::{Baseline, Standing};
-use crate::judge::{KernelEvent, Results, Verdict};
+use crate::console::without_line;
+use crate::judge::{KernelEvent, Results, TestResult, Verdict};
+use crate::trace::Sent;
 use crate::trace::diff::{Chunk, diff};
-use crate::trace::{Sent, otherwise};
 
+pub use change::{About, Allowed, Change, Comparison, Given};
 pub use tell::{Format, Words, against_baseline, against_baseline_in_markdown, name, tell};
 
 /// The name of the form that a comparison has as JSON.
 const SCHEMA: &str = "hmm-harness/comparison/1";
-
-/// How many tests of a change are named before the rest is counted.
-const NAMED: usize = 6;
 
 /// How much of a failure's reason is told, and of what differs in a trace.
 const REASON: usize = 6;
@@ -35,8 +36,6 @@ pub struct Side<'a> {
     results: Option<&'a Results>,
     /// The canonical traces that are at hand, by the ids of their tests.
     canonical: BTreeMap<String, String>,
-    /// What the turns of each test have shown, if all of them are known.
-    turns: BTreeMap<String, Vec<Standing>>,
 }
 
 impl<'a> Side<'a> {
@@ -44,27 +43,19 @@ impl<'a> Side<'a> {
     pub fn run(results: &'a Results, canonical: BTreeMap<String, String>) -> Side<'a> {
         let mut standing = Baseline::of(results);
         standing.given = given_of(results);
-        Side { standing, results: Some(results), canonical, turns: BTreeMap::new() }
-    }
-
-    /// The same with every turn of each test, none of which may be worse.
-    #[must_use]
-    pub fn with_turns(self, turns: BTreeMap<String, Vec<Standing>>) -> Side<'a> {
-        Side { turns, ..self }
+        Side { standing, results: Some(results), canonical }
     }
 
     /// What is expected.
     pub fn baseline(baseline: &Baseline) -> Side<'static> {
-        let (canonical, turns) = (BTreeMap::new(), BTreeMap::new());
-        Side { standing: baseline.clone(), results: None, canonical, turns }
+        Side { standing: baseline.clone(), results: None, canonical: BTreeMap::new() }
     }
 
     /// What is said of a test that stands so: its reason, and where the kernel
     /// complained.
     fn reason(&self, id: &str, standing: &Standing) -> Vec<String> {
-        let test = self.results.and_then(|results| results.tests.iter().find(|t| t.id == id));
         // Another turn than the one that stands has its own.
-        match test.filter(|_| self.standing.tests.get(id) == Some(standing)) {
+        match self.test(id).filter(|_| self.standing.tests.get(id) == Some(standing)) {
             Some(test) => {
                 let lines = test.reason.lines().map(str::to_owned);
                 lines.chain(test.kernel_events.iter().map(place)).take(REASON).collect()
@@ -73,9 +64,18 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// What is known of a test: how it stands, and every turn.
+    fn test(&self, id: &str) -> Option<&'a TestResult> {
+        self.results?.tests.iter().find(|test| test.id == id)
+    }
+
+    /// How a test stands, and then those of its turns that do not stand so.
     fn all(&self, id: &str) -> impl Iterator<Item = &Standing> {
-        self.standing.tests.get(id).into_iter().chain(self.turns.get(id).into_iter().flatten())
+        let turns = self.test(id).into_iter().flat_map(|test| &test.other_turns);
+        self.standing.tests.get(id).into_iter().chain(turns)
+    }
+
+    fn loose_ends(&self) -> &'a [String] {
+        self.results.map_or(&[], |results| &results.loose_ends)
     }
 }
 
@@ -85,110 +85,6 @@ fn failure(standing: &Standing) -> Vec<String> {
     said.chain(&standing.complaints).cloned().collect()
 }
 
-/// What came out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Comparison {
-    schema: String,
-    /// What was not the same before anything was tested: kernel, configuration,
-    /// machine.
-    pub given: Vec<Given>,
-    /// What is worse in the second.
-    pub worse: Vec<Change>,
-    /// What would be worse, had the plan not allowed it.
-    pub allowed: Vec<Change>,
-    /// What the plan allows and nothing shows.
-    #[serde(default)]
-    pub unseen: Vec<String>,
-    /// What is better in the second.
-    pub better: Vec<Change>,
-    /// What is neither.
-    pub other: Vec<Change>,
-    /// How many tests both have.
-    pub compared: usize,
-}
-
-/// Something that was not the same from the start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Given {
-    /// What: `kernel`, `configuration`.
-    pub what: String,
-    /// In the first.
-    pub before: String,
-    /// In the second.
-    pub after: String,
-}
-
-/// Something that is not the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Change {
-    /// The tests that show it; none for what belongs to no test.
-    pub tests: Vec<String>,
-    /// What it is about.
-    pub about: About,
-    /// For a trace: the operation in which the kernel sends something else.
-    pub operation: Option<String>,
-    /// How it was; of a trace, the events that there are fewer of now.
-    pub before: String,
-    /// How it is; of a trace, the events that there are more of now.
-    pub after: String,
-    /// What shows it: the assertion, the kernel's words, the lines of a trace.
-    pub evidence: Vec<String>,
-}
-
-/// What a change is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum About {
-    /// The verdict on a test, or whether there is one.
-    Verdict,
-    /// Why a test fails.
-    Failure,
-    /// What the kernel says on its console.
-    Console,
-    /// Which notifier events the kernel sends.
-    Trace,
-    /// Whether the trace is known to be whole.
-    Capture,
-}
-
-/// A change of the trace that is meant to be: an operation, `to-device`, or one
-/// change of it, `to-device: CLEAR -> MIGRATE`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Allowed(String);
-
-impl From<Allowed> for String {
-    fn from(allowed: Allowed) -> String {
-        allowed.0
-    }
-}
-
-impl TryFrom<String> for Allowed {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Allowed, String> {
-        let operation = text.split_once(": ").map_or(text.as_str(), |(operation, _)| operation);
-        if operation.is_empty() || operation.contains(char::is_whitespace) {
-            return Err(format!(
-                "{text:?} is neither an operation, as to-device, nor a change of one, as \
-                 'to-device: CLEAR -> MIGRATE'"
-            ));
-        }
-        Ok(Allowed(text))
-    }
-}
-
-impl Allowed {
-    fn covers(&self, change: &Change) -> bool {
-        let operation = change.operation.as_deref();
-        change.about == About::Trace && (operation == Some(&self.0) || change.in_a_line() == self.0)
-    }
-}
-
 /// Compares two judgements, or a baseline with one.
 pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
     let mut found = Found::default();
@@ -196,7 +92,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
     let mut not_asked = Vec::new();
     for (id, then) in before {
         match after.get(id) {
-            Some(_) => b.all(id).for_each(|now| found.test(id, (a, then), (b, now))),
+            Some(_) => found.turns(id, (a, then), b),
             None if is_not_asked_for(id, a, b) => not_asked.push(id.clone()),
             None => found.vanished(id, then, b),
         }
@@ -218,6 +114,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>) -> Comparison {
         found.sort(now.is_good(), change.with(b.reason(id, now)));
     }
     found.complaints(a, b);
+    found.loose_ends(a, b);
     found.traces(a, b);
     let Found { worse, better, other } = found;
     Comparison {
@@ -241,18 +138,6 @@ fn is_not_asked_for(id: &str, a: &Side<'_>, b: &Side<'_>) -> bool {
     a.results.is_none() && known && !planned
 }
 
-impl Comparison {
-    /// Sets apart what the plan allows.
-    pub fn allow(&mut self, allow: &[Allowed]) {
-        let worse = std::mem::take(&mut self.worse);
-        let allowed = |change: &Change| allow.iter().any(|allowed| allowed.covers(change));
-        let (allowed, worse) = worse.into_iter().partition(allowed);
-        (self.allowed, self.worse) = (allowed, worse);
-        let unseen = |allow: &&Allowed| !self.allowed.iter().any(|change| allow.covers(change));
-        self.unseen = allow.iter().filter(unseen).map(|allow| allow.0.clone()).collect();
-    }
-}
-
 /// What was found so far.
 #[derive(Default)]
 struct Found {
@@ -267,6 +152,18 @@ impl Found {
         put(if good { &mut self.other } else { &mut self.worse }, change);
     }
 
+    /// A test in all of its turns. None may be worse; what else one shows that does
+    /// not stand is no news.
+    fn turns(&mut self, id: &str, (a, then): (&Side<'_>, &Standing), b: &Side<'_>) {
+        let mut all = b.all(id);
+        if let Some(now) = all.next() {
+            self.test(id, (a, then), (b, now));
+        }
+        let mut others = Found { worse: std::mem::take(&mut self.worse), ..Found::default() };
+        all.for_each(|now| others.test(id, (a, then), (b, now)));
+        self.worse = others.worse;
+    }
+
     fn test(
         &mut self,
         id: &str,
@@ -276,20 +173,26 @@ impl Found {
         let change = Change::of(id, About::Verdict, then.verdict.as_str(), now.verdict.as_str());
         if then.verdict != now.verdict {
             match (then.is_good(), now.is_good()) {
-                (false, true) => put(&mut self.better, change.with(a.reason(id, then))),
-                (true, true) => put(&mut self.other, change.with(b.reason(id, now))),
+                _ if now.verdict == Verdict::Passed => {
+                    put(&mut self.better, change.with(a.reason(id, then)));
+                }
+                (_, true) => put(&mut self.other, change.with(b.reason(id, now))),
                 // It was bad and is so in another way: nobody has looked at that yet.
                 (_, false) => put(&mut self.worse, change.with(b.reason(id, now))),
             }
-        } else if !then.fails_like(now) {
-            let (was, is) = (a.reason(id, then), b.reason(id, now));
-            let first = |words: &[String]| words.first().cloned().unwrap_or_default();
-            let change = Change::of(id, About::Failure, &first(&was), &first(&is));
-            self.sort(now.is_good(), change.with(is));
+        } else if then.why() != now.why() {
+            let (was, is) = (then.why(), now.why());
+            let only = |of: &BTreeSet<&str>, without: &BTreeSet<&str>| {
+                of.difference(without).copied().collect::<Vec<_>>().join(", ")
+            };
+            let change = Change::of(id, About::Failure, &only(&was, &is), &only(&is, &was));
+            match is.is_subset(&was) {
+                true => put(&mut self.better, change.with(a.reason(id, then))),
+                false => self.sort(now.is_good(), change.with(b.reason(id, now))),
+            }
         }
-        if then.trace.is_some() && now.trace.is_none() && now.verdict <= Verdict::Failed {
-            let test = b.results.and_then(|run| run.tests.iter().find(|test| test.id == id));
-            let why = test.and_then(|test| test.trace.incomplete.clone());
+        if then.trace.is_some() && now.trace.is_none() && then.ended_like(now) {
+            let why = b.test(id).and_then(|test| test.trace.incomplete.clone());
             let why = why.unwrap_or_else(|| "nothing was traced".to_owned());
             let change = Change::of(id, About::Capture, "whole", "not whole").with(vec![why]);
             // Where a kernel cannot be traced, no test is.
@@ -321,7 +224,11 @@ impl Found {
             let events = results.flat_map(|run| {
                 run.tests.iter().flat_map(|test| &test.kernel_events).chain(&run.kernel_events)
             });
-            events.filter(|event| event.title == title).map(place).take(REASON).collect()
+            events
+                .filter(|event| without_line(&event.title) == title)
+                .map(place)
+                .take(REASON)
+                .collect()
         };
         for (title, tests) in unheard(&b.standing, &a.standing, &|_| true) {
             let change = Change::of("", About::Console, "in silence", &title);
@@ -332,6 +239,17 @@ impl Found {
         for (title, tests) in unheard(&a.standing, &b.standing, &ran) {
             let change = Change::of("", About::Console, &title, "in silence");
             put(&mut self.better, Change { tests, ..change });
+        }
+    }
+
+    /// What else went wrong outside of all tests, which a baseline never has.
+    fn loose_ends(&mut self, a: &Side<'_>, b: &Side<'_>) {
+        let (then, now) = (a.loose_ends(), b.loose_ends());
+        for end in now.iter().filter(|end| !then.contains(end)) {
+            put(&mut self.worse, Change::of("", About::Run, "nothing", end));
+        }
+        for end in then.iter().filter(|end| !now.contains(end)) {
+            put(&mut self.better, Change::of("", About::Run, end, "nothing"));
         }
     }
 
@@ -359,8 +277,9 @@ impl Found {
                     how.push((Some(operation.clone()), gone, new));
                 }
             }
-            if how.is_empty() {
-                how.push((None, "one order of operations".into(), "another".into()));
+            // Without its operations nobody knows what is not the same.
+            if how.is_empty() || then.operations.is_empty() || now.operations.is_empty() {
+                how = vec![(None, "one trace".into(), "another".into())];
             }
             for how in how {
                 let tests = alike.entry(how).or_default();
@@ -382,7 +301,16 @@ impl Found {
 fn lines(a: &Side<'_>, b: &Side<'_>, tests: &[String], operation: Option<&str>) -> Vec<String> {
     let both = tests.iter().find_map(|id| Some((id, a.canonical.get(id)?, b.canonical.get(id)?)));
     let Some((id, before, after)) = both else {
-        let (Some(operation), Some(id)) = (operation, tests.first()) else { return Vec::new() };
+        let (Some(operation), Some(id)) = (operation, tests.first()) else {
+            let known = |side: &Side<'_>| {
+                tests.iter().flat_map(|id| side.all(id)).all(|test| !test.operations.is_empty())
+            };
+            let words = match known(a) && known(b) {
+                true => "the steps are not the same, and what is sent in them is",
+                false => "what is sent in each operation is not known",
+            };
+            return vec![words.to_owned()];
+        };
         let sent = |test: &Standing| test.operations.get(operation).cloned();
         let words = |sent: Option<Sent>| sent.map_or("nothing".to_owned(), |sent| sent.words());
         let expected = a.standing.tests.get(id).and_then(sent);
@@ -423,45 +351,6 @@ fn lines(a: &Side<'_>, b: &Side<'_>, tests: &[String], operation: Option<&str>) 
         lines.push(format!("... and in {more} more places"));
     }
     lines
-}
-
-impl Change {
-    fn of(id: &str, about: About, before: &str, after: &str) -> Change {
-        let tests = Some(id).filter(|id| !id.is_empty()).map(str::to_owned).into_iter().collect();
-        let (before, after) = (before.to_owned(), after.to_owned());
-        Change { tests, about, operation: None, before, after, evidence: Vec::new() }
-    }
-
-    fn with(self, evidence: Vec<String>) -> Change {
-        Change { evidence, ..self }
-    }
-
-    /// The tests that show it, in a few words.
-    pub fn shown_by(&self) -> String {
-        match self.tests.as_slice() {
-            [] => "outside any test".to_owned(),
-            tests => {
-                let named = tests[..tests.len().min(NAMED)].join(", ");
-                let rest = tests.len().saturating_sub(NAMED);
-                if rest == 0 { named } else { format!("{named} and {rest} more") }
-            }
-        }
-    }
-
-    /// What it is, without the tests that show it: `to-device: CLEAR -> MIGRATE`.
-    pub fn in_a_line(&self) -> String {
-        let Change { about, operation, before, after, .. } = self;
-        match (about, operation) {
-            (About::Trace, Some(operation)) => {
-                format!("{operation}: {}", otherwise(before, after))
-            }
-            (About::Console, _) if after == "in silence" => format!("no more {before}"),
-            (About::Console, _) => after.clone(),
-            (About::Failure, _) => format!("fails otherwise: {before} -> {after}"),
-            (About::Capture, _) => format!("its trace is {after}"),
-            (About::Trace | About::Verdict, _) => format!("{before} -> {after}"),
-        }
-    }
 }
 
 /// Adds a change, once.
@@ -528,276 +417,4 @@ fn given_of(results: &Results) -> BTreeMap<String, String> {
     let settings = machine.settings.iter();
     given.extend(settings.map(|(name, value)| (format!("setting {name}"), value.clone())));
     given
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::judge::tests::result;
-    use crate::judge::{NotApplicable, RunOutcome, TestResult};
-    use crate::report::tests::run;
-
-    fn passed(id: &str) -> TestResult {
-        let mut test = result(id, Verdict::Passed);
-        test.as_expected = true;
-        test.reason.clear();
-        test.trace.complete = true;
-        test.trace.canonical_sha256 = Some("digest".into());
-        test
-    }
-
-    fn failed(id: &str, why: &str) -> TestResult {
-        let (_, assertion) = why.split_once(": ").expect("a place and an assertion");
-        TestResult {
-            reason: why.into(),
-            assertion: Some(assertion.into()),
-            verdict: Verdict::Failed,
-            as_expected: false,
-            ..passed(id)
-        }
-    }
-
-    fn told(a: &[TestResult], b: &[TestResult]) -> Comparison {
-        let (a, b) = (run(a.to_vec()), run(b.to_vec()));
-        compare(&side(&a), &side(&b))
-    }
-
-    fn side(results: &Results) -> Side<'_> {
-        Side::run(results, BTreeMap::new())
-    }
-
-    fn short(changes: &[Change]) -> Vec<String> {
-        let tell = |change: &Change| {
-            format!(
-                "{:?} {}: {} -> {}",
-                change.about,
-                change.tests.join(" "),
-                change.before,
-                change.after
-            )
-        };
-        changes.iter().map(tell).collect()
-    }
-
-    #[test]
-    fn the_same_is_neither_worse_nor_better() {
-        let tests = [passed("hmm.migrate.private"), failed("hmm.migrate.coherent", "x.rs:1: y")];
-        let same = told(&tests, &tests);
-        assert_eq!((same.worse, same.better, same.other), (vec![], vec![], vec![]));
-        assert_eq!(same.compared, 2);
-    }
-
-    #[test]
-    fn what_is_worse_is_told_from_what_is_better() {
-        let skipped = result("hmm.exclusive.private", Verdict::Skipped);
-        let a = [
-            passed("hmm.migrate.private"),
-            passed("hmm.exclusive.private"),
-            passed("hmm.compound.private"),
-            failed("hmm.open_close.private", "x.rs:1: y"),
-            failed("hmm.file_read.private", "x.rs:1: y"),
-        ];
-        let b = [
-            failed("hmm.migrate.private", "x.rs:9: z"),
-            skipped,
-            passed("hmm.open_close.private"),
-            failed("hmm.file_read.private", "x.rs:1: other"),
-        ];
-        let found = told(&a, &b);
-        assert_eq!(
-            short(&found.worse),
-            [
-                "Verdict hmm.compound.private: passed -> there is none",
-                "Verdict hmm.exclusive.private: passed -> skipped",
-                "Failure hmm.file_read.private: x.rs:1: y -> x.rs:1: other",
-                "Verdict hmm.migrate.private: passed -> failed",
-            ]
-        );
-        assert_eq!(short(&found.better), ["Verdict hmm.open_close.private: failed -> passed"]);
-        assert_eq!(found.worse[3].evidence, ["x.rs:9: z"]);
-        let skipped = [result("hmm.migrate.private", Verdict::Skipped)];
-        let found = told(&[failed("hmm.migrate.private", "x.rs:1: y")], &skipped);
-        assert_eq!(short(&found.worse), ["Verdict hmm.migrate.private: failed -> skipped"]);
-    }
-
-    #[test]
-    fn a_test_that_does_not_apply_has_not_vanished() {
-        let a = run(vec![passed("hmm.migrate.coherent")]);
-        let gone = NotApplicable { id: "hmm.migrate.coherent".into(), reason: "since 6.0".into() };
-        let b = Results { not_applicable: vec![gone], ..run(Vec::new()) };
-        let found = compare(&side(&a), &side(&b));
-        assert_eq!((found.worse.len(), found.other.len()), (0, 1));
-    }
-
-    #[test]
-    fn a_complaint_that_is_new_is_worse_whatever_the_verdicts_say() {
-        let event = |title: &str| KernelEvent {
-            id: "warn".into(),
-            class: "warn".into(),
-            title: title.into(),
-            line: 3,
-            trace: Vec::new(),
-        };
-        let a = Results { kernel_events: vec![event("WARNING: old")], ..run(Vec::new()) };
-        let b = Results { kernel_events: vec![event("WARNING: new")], ..run(Vec::new()) };
-        let found = compare(&side(&a), &side(&b));
-        assert_eq!(short(&found.worse), ["Console : in silence -> WARNING: new"]);
-        assert_eq!(short(&found.better), ["Console : WARNING: old -> in silence"]);
-    }
-
-    #[test]
-    fn a_complaint_is_known_only_where_it_was() {
-        let crashed = |id: &str, title: &str| {
-            let mut test = result(id, Verdict::Crashed);
-            let (id, class) = ("oops".to_owned(), "oops".to_owned());
-            let title = title.to_owned();
-            test.kernel_events = vec![KernelEvent { id, class, title, line: 3, trace: vec![] }];
-            test
-        };
-        let ids = ["hmm.compound.private", "hmm.migrate.private"];
-        let a = run(vec![crashed(ids[0], "BUG: one"), crashed(ids[1], "BUG: two")]);
-        let b = run(vec![crashed(ids[0], "BUG: one"), crashed(ids[1], "BUG: one")]);
-        let found = compare(&side(&a), &side(&b));
-        assert_eq!(short(&found.worse), ["Console hmm.migrate.private: in silence -> BUG: one"]);
-        let mut outside = a.clone();
-        outside.kernel_events = outside.tests[0].kernel_events.clone();
-        let found = compare(&side(&a), &side(&outside));
-        assert_eq!(short(&found.worse), ["Console : in silence -> BUG: one"]);
-    }
-
-    #[test]
-    fn no_turn_of_a_test_may_be_worse() {
-        let id = "hmm.migrate.private";
-        let a = Baseline::of(&run(vec![failed(id, "x.rs:1: y")]));
-        let b = run(vec![failed(id, "x.rs:1: y")]);
-        let turn = |test: TestResult| Standing::of(&test);
-        let held = |turns: Vec<Standing>| {
-            let turns = BTreeMap::from([(id.to_owned(), turns)]);
-            compare(&Side::baseline(&a), &side(&b).with_turns(turns)).worse
-        };
-        assert_eq!(held(vec![turn(failed(id, "x.rs:1: y")), turn(passed(id))]), []);
-        let other = held(vec![turn(failed(id, "x.rs:1: y")), turn(failed(id, "x.rs:1: z"))]);
-        assert_eq!(short(&other), ["Failure hmm.migrate.private: y -> z"]);
-        let mut traced = a.clone();
-        traced.tests.insert(id.to_owned(), turn(sends(id, "MIGRATE")));
-        let b = run(vec![sends(id, "MIGRATE")]);
-        let turns = BTreeMap::from([(id.to_owned(), vec![turn(sends(id, "CLEAR"))])]);
-        let found = compare(&Side::baseline(&traced), &side(&b).with_turns(turns));
-        assert_eq!(found.worse[0].in_a_line(), "to-device: MIGRATE -> CLEAR");
-        assert!(found.worse[0].evidence[1].ends_with("seen: 4 CLEAR, 4 collect"), "{found:?}");
-    }
-
-    #[test]
-    fn a_failure_that_is_no_known_issue_any_more_is_the_same_failure() {
-        let id = "hmm.migrate.private";
-        let mut known = failed(id, "x.rs:1: y");
-        known.known_issue = Some("an-issue".into());
-        let found = told(&[known], &[failed(id, "x.rs:1: y")]);
-        assert_eq!((found.worse, found.better), (vec![], vec![]));
-    }
-
-    /// A test whose kernel sends an event in to-device.
-    fn sends(id: &str, event: &str) -> TestResult {
-        let mut test = passed(id);
-        test.trace.canonical_sha256 = Some(event.into());
-        let sent = format!("4 {event}, 4 collect; {event}").parse().expect("its form");
-        test.trace.operations.insert("to-device".into(), sent);
-        test
-    }
-
-    #[test]
-    fn traces_that_differ_alike_are_one_change() {
-        let ids =
-            ["hmm.migrate.private", "hmm.migrate_multiple.private", "hmm.migrate_fault.private"];
-        let of = |event: &str| ids.iter().map(|id| sends(id, event)).collect::<Vec<TestResult>>();
-        let (a, mut b) = (run(of("MIGRATE")), run(of("CLEAR")));
-        b.tests[2].assertion = Some("it went another way".into());
-        let canonical = |event: &str| -> BTreeMap<String, String> {
-            let text = format!("to-device dmirror0 buffer[0..4)\n  {event} buffer[0..4)\n");
-            ids.iter().map(|id| ((*id).to_owned(), text.clone())).collect()
-        };
-        let found =
-            compare(&Side::run(&a, canonical("MIGRATE")), &Side::run(&b, canonical("CLEAR")));
-        let [change] = found.worse.as_slice() else { panic!("{:?}", found.worse) };
-        assert_eq!(change.tests, ids[..2]);
-        assert_eq!(change.in_a_line(), "to-device: MIGRATE -> CLEAR");
-        assert_eq!(
-            change.evidence,
-            [
-                "hmm.migrate.private, to-device dmirror0 buffer[0..4):",
-                "- MIGRATE buffer[0..4)",
-                "+ CLEAR buffer[0..4)"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_baseline_says_what_was_expected() {
-        let a = Baseline::of(&run(vec![sends("hmm.migrate.private", "MIGRATE")]));
-        let b = run(vec![sends("hmm.migrate.private", "CLEAR")]);
-        let mut found = compare(&Side::baseline(&a), &side(&b));
-        assert_eq!(
-            found.worse[0].evidence,
-            [
-                "hmm.migrate.private expected: 4 MIGRATE, 4 collect",
-                "hmm.migrate.private seen: 4 CLEAR, 4 collect"
-            ]
-        );
-        for (allow, left) in
-            [("to-host", 1), ("to-device: CLEAR -> MIGRATE", 1), ("to-device: MIGRATE -> CLEAR", 0)]
-        {
-            let allow = Allowed::try_from(allow.to_owned()).expect("its form");
-            found.allow(&[allow]);
-            assert_eq!((found.worse.len(), found.allowed.len()), (left, 1 - left));
-            assert_eq!(found.unseen.len(), left, "a word that is mistyped is told");
-        }
-        assert!(Allowed::try_from("CLEAR -> MIGRATE".to_owned()).is_err());
-    }
-
-    #[test]
-    fn of_a_baseline_some_tests_can_be_asked_for_but_none_may_be_gone() {
-        let ids = ["hmm.migrate.private", "hmm.exclusive.private", "hmm.unheard_of.private"];
-        let a = Baseline::of(&run(ids.iter().map(|id| passed(id)).collect()));
-        let found = compare(&Side::baseline(&a), &side(&run(vec![passed(ids[0])])));
-        assert_eq!(
-            short(&found.worse),
-            ["Verdict hmm.unheard_of.private: passed -> there is none"]
-        );
-        assert_eq!(
-            short(&found.other),
-            ["Verdict hmm.exclusive.private: in the baseline -> not asked for"]
-        );
-        assert_eq!(found.compared, 1);
-    }
-
-    #[test]
-    fn a_trace_that_is_not_whole_any_more_is_worse() {
-        let ids = ["hmm.migrate.private", "hmm.compound.private"];
-        let a = run(ids.iter().map(|id| sends(id, "MIGRATE")).collect());
-        let mut b = a.clone();
-        b.tests[1].trace.complete = false;
-        assert_eq!(
-            short(&compare(&side(&a), &side(&b)).worse),
-            ["Capture hmm.compound.private: whole -> not whole"]
-        );
-        b.tests[0].trace.complete = false;
-        assert_eq!(
-            short(&compare(&side(&a), &side(&b)).worse),
-            ["Capture hmm.compound.private hmm.migrate.private: whole -> not whole"]
-        );
-    }
-
-    #[test]
-    fn another_machine_is_named() {
-        let a = run(Vec::new());
-        let mut b = Results { outcome: RunOutcome::AsExpected, ..a.clone() };
-        b.kernel.release = "6.13".into();
-        b.machine.settings.insert("thp".into(), "never".into());
-        let given = given(&side(&a), &side(&b));
-        let told: Vec<_> =
-            given.iter().map(|g| (g.what.as_str(), g.before.as_str(), g.after.as_str())).collect();
-        assert_eq!(told, [("kernel", "6.12.1", "6.13"), ("setting thp", "", "never")]);
-        let given = super::given(&Side::baseline(&Baseline::of(&a)), &side(&b));
-        assert_eq!(given.len(), 1, "what a baseline does not say is no difference");
-    }
 }

@@ -55,7 +55,7 @@ pub fn tell(found: &Comparison, words: &Words, format: Format) -> serde_json::Re
         1 => "1 test".to_owned(),
         n => format!("{n} tests"),
     };
-    let head = format!("{tests} {}", words.of);
+    let head = line(&format!("{tests} {}", words.of));
     let counts = counts(found);
     Ok(match format {
         Format::Text => plain(&head, &sections, &counts),
@@ -144,7 +144,7 @@ fn items(changes: &[Change]) -> Vec<Item> {
 }
 
 fn item(change: &Change) -> Item {
-    let Change { about, after, evidence, .. } = change;
+    let Change { about, evidence, .. } = change;
     let all = change.shown_by();
     let what = change.in_a_line();
     // What the kernel sends or says is the news; which tests show it comes behind.
@@ -153,8 +153,7 @@ fn item(change: &Change) -> Item {
         About::Console => (format!("console: {what}"), Some(format!("in {all}"))),
         _ => (format!("{all}: {what}"), None),
     };
-    let told = |words: &&String| *about != About::Failure || *words != after;
-    let lines = first.into_iter().chain(evidence.iter().filter(told).cloned());
+    let lines = first.into_iter().chain(evidence.iter().cloned());
     Item { head: line(&head), lines: lines.map(|text| line(&text)).collect() }
 }
 
@@ -348,7 +347,8 @@ mod tests {
         for text in hostile_texts() {
             found.worse[0].after.clone_from(&text);
             found.worse[0].evidence = vec![format!("seen: {text}")];
-            let words = Words::default();
+            found.given[0].after.clone_from(&text);
+            let words = Words { of: format!("of {text}"), ..Words::default() };
             for (format, start) in
                 [(Format::Text, "      "), (Format::Markdown, "  - `"), (Format::Mail, "    ")]
             {

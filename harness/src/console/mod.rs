@@ -18,6 +18,7 @@ use std::ops::RangeInclusive;
 
 pub use scanner::Scanner;
 pub use signatures::{Severity, Signature, signatures};
+pub use title::without_line;
 
 /// Something that was found on the console.
 #[derive(Debug, Clone, PartialEq, Eq)]

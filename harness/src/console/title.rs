@@ -55,6 +55,12 @@ pub(super) fn title(
     COMPILED.replace_all(&title, "").chars().take(LONGEST).collect()
 }
 
+/// A title without the line of its place, where it names the function besides: an edit
+/// above it is another line.
+pub fn without_line(title: &str) -> String {
+    LINE.replace(title, "$place in ").into_owned()
+}
+
 /// A place in the sources, without the directory that they happened to be in.
 fn in_the_tree(place: &str) -> &str {
     const TOP: [&str; 19] = [
@@ -104,6 +110,10 @@ static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
 /// The offset in a function, and the function's size.
 static OFFSET: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?").expect("a pattern"));
+
+/// The line, and the column, of a place that a function follows.
+static LINE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?<place> at \S+?):\d+(?::\d+)? in ").expect("a pattern"));
 
 /// What compilers add to the names of functions that they took apart; another
 /// compiler or one more caller makes it another name.
@@ -193,6 +203,18 @@ mod tests {
             let expect = "UBSAN: array-index-out-of-bounds at drivers/gpu/lib/x.c:4:9";
             check(&header, &[], expect);
         }
+    }
+
+    #[test]
+    fn an_edit_above_a_place_leaves_the_title_as_it_was() {
+        let check = |title: &str, expect: &str| assert_eq!(without_line(title), expect);
+        check("WARNING at mm/x.c:12 in f", "WARNING at mm/x.c in f");
+        check("kernel BUG at mm/x.c:4:9 in f", "kernel BUG at mm/x.c in f");
+        check(
+            "UBSAN: shift-out-of-bounds at mm/x.c:4:9",
+            "UBSAN: shift-out-of-bounds at mm/x.c:4:9",
+        );
+        check("BUG: KASAN: use-after-free in f", "BUG: KASAN: use-after-free in f");
     }
 
     #[test]

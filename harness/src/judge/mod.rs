@@ -33,19 +33,15 @@ use history::{Attempt, Complaint, History, Said, turns};
 /// Judges a run.
 pub fn judge(evidence: &Evidence) -> Results {
     let history = History::of(evidence);
-    let mut turns_of = BTreeMap::new();
-    let mut tests = Vec::new();
-    for id in &history.planned {
-        let (test, turns) = judge_test(id, &history, evidence);
-        turns_of.insert(id.clone(), turns);
-        tests.push(test);
-    }
+    let tests: Vec<TestResult> =
+        history.planned.iter().map(|id| judge_test(id, &history, evidence)).collect();
     let until = evidence.plan.until;
     let mut results = Results {
         schema: SCHEMA.to_owned(),
         outcome: RunOutcome::AsExpected,
         exit_code: stop::AS_EXPECTED,
         reason: None,
+        harness: env!("CARGO_PKG_VERSION").to_owned(),
         stopped_at: history.stop.as_ref().and_then(Stop::stage).map(|stage| stage.to_string()),
         summary: summary(&tests),
         kernel: history.kernel.clone(),
@@ -54,6 +50,7 @@ pub fn judge(evidence: &Evidence) -> Results {
         tests,
         not_applicable: history.not_applicable.clone(),
         kernel_events: history.kernel_events.clone(),
+        loose_ends: history.loose_ends.clone(),
         baseline: None,
     };
 
@@ -65,7 +62,7 @@ pub fn judge(evidence: &Evidence) -> Results {
     }
     let news = match evidence.baseline.as_ref().filter(|_| ended && until >= Stage::Run) {
         Some(baseline) => {
-            let worse = gate(&mut results, turns_of, baseline, &evidence.plan.allow);
+            let worse = gate(&mut results, baseline, &evidence.plan.allow);
             reasons.extend(worse.clone());
             worse.is_some()
         }
@@ -104,13 +101,8 @@ pub fn judge(evidence: &Evidence) -> Results {
 
 /// Holds what was judged against a baseline, which is then what is to be expected.
 /// Returns what is worse, in a line.
-fn gate(
-    results: &mut Results,
-    turns: BTreeMap<String, Vec<Standing>>,
-    baseline: &Baseline,
-    allow: &[Allowed],
-) -> Option<String> {
-    let now = Side::run(results, BTreeMap::new()).with_turns(turns);
+fn gate(results: &mut Results, baseline: &Baseline, allow: &[Allowed]) -> Option<String> {
+    let now = Side::run(results, BTreeMap::new());
     let mut found = compare(&Side::baseline(baseline), &now);
     found.allow(allow);
     for test in &mut results.tests {
@@ -130,8 +122,8 @@ fn gate(
     worse
 }
 
-/// The verdict on one test, and how each of its turns stands.
-fn judge_test(id: &str, history: &History, evidence: &Evidence) -> (TestResult, Vec<Standing>) {
+/// The verdict on one test.
+fn judge_test(id: &str, history: &History, evidence: &Evidence) -> TestResult {
     let Evidence { plan, traces, known_issues, .. } = evidence;
     let repeat = plan.repeat;
     let (name, device) = split_id(id);
@@ -143,8 +135,10 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> (TestResult, 
         as_expected: false,
         known_issue: None,
         flaky: false,
+        other_turns: Vec::new(),
         reason: "the run ended before its turn".into(),
         assertion: None,
+        guest_lost: false,
         duration_ms: 0,
         attempts: 0,
         seed: plan.seed,
@@ -184,8 +178,15 @@ fn judge_test(id: &str, history: &History, evidence: &Evidence) -> (TestResult, 
         known_issue: result.known_issue.clone(),
         ..Standing::of(turn)
     };
-    let turns = judged.iter().map(standing).collect();
-    (result, turns)
+    let stands = stands.map(standing);
+    let mut other_turns: Vec<Standing> = Vec::new();
+    for turn in judged.iter().map(standing) {
+        if stands.as_ref() != Some(&turn) && !other_turns.contains(&turn) {
+            other_turns.push(turn);
+        }
+    }
+    result.other_turns = other_turns;
+    result
 }
 
 /// The verdict on one turn, which may have taken several attempts.
@@ -251,6 +252,11 @@ fn judge_turn(
         }
         (other, _) => (other, reason),
     };
+    result.guest_lost = result.verdict == Verdict::TimedOut
+        && !matches!(
+            &attempt.said,
+            Some(Said { outcome: Outcome::TimedOut { killed: true, .. }, .. })
+        );
     result.duration_ms = attempt.said.as_ref().map_or(0, |s| s.duration_us / 1000);
     result
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use hmm_protocol::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::Standing;
 use crate::compare::Comparison;
 use crate::trace::Sent;
 
@@ -24,6 +25,9 @@ pub struct Results {
     pub exit_code: u8,
     /// Why there is no judgement, or nothing.
     pub reason: Option<String>,
+    /// The version of the harness that ran the tests and judged them.
+    #[serde(default)]
+    pub harness: String,
     /// The stage that could not be done, if one could not.
     #[serde(default)]
     pub stopped_at: Option<String>,
@@ -41,6 +45,10 @@ pub struct Results {
     pub not_applicable: Vec<NotApplicable>,
     /// Complaints of the kernel that belong to no test. Red all the same.
     pub kernel_events: Vec<KernelEvent>,
+    /// What else went wrong outside of all tests, such as a guest that reset itself. Red
+    /// whatever is expected of the tests.
+    #[serde(default)]
+    pub loose_ends: Vec<String>,
     /// How it compares with the baseline that it is held against, if there is one.
     #[serde(default)]
     pub baseline: Option<Comparison>,
@@ -230,12 +238,19 @@ pub struct TestResult {
     pub known_issue: Option<String>,
     /// Whether repeating it gave another verdict.
     pub flaky: bool,
+    /// How those of its turns stand that do not stand like this, each once.
+    #[serde(default)]
+    pub other_turns: Vec<Standing>,
     /// Why it is not `passed`, or not as expected; empty if it is both.
     pub reason: String,
     /// The assertion that failed, in words that are the same wherever it fails alike:
     /// without its place and what was seen.
     #[serde(default)]
     pub assertion: Option<String>,
+    /// Of one that did not end in time: whether the guest was lost with it, because its
+    /// process could not be killed, or the guest fell silent.
+    #[serde(default)]
+    pub guest_lost: bool,
     /// From the start of its process to its end.
     pub duration_ms: u64,
     /// How often it ran.
@@ -390,6 +405,8 @@ mod tests {
             tests: vec![crate::judge::tests::result("hmm.migrate.private", Verdict::Failed)],
             not_applicable: Vec::new(),
             kernel_events: Vec::new(),
+            loose_ends: Vec::new(),
+            harness: String::new(),
             baseline: None,
         };
         let validator = jsonschema::validator_for(&published()).expect("a schema");

@@ -17,6 +17,8 @@ pub(crate) fn result(id: &str, verdict: Verdict) -> TestResult {
         as_expected: false,
         known_issue: None,
         flaky: false,
+        other_turns: Vec::new(),
+        guest_lost: false,
         reason: String::new(),
         assertion: None,
         duration_ms: 0,
@@ -353,6 +355,49 @@ fn a_skip_is_not_as_expected() {
         .judged();
     assert_eq!(results.exit_code, 1);
     assert_eq!(results.tests[0].verdict, Verdict::Skipped);
+}
+
+#[test]
+fn a_test_that_takes_the_guest_with_it_is_told_from_one_that_is_killed() {
+    let lost = |outcome| {
+        let story = Story::new().started(A).finished(A, outcome, Health::default());
+        let results = story.passed(B).ended(VmEnd::Done).judged();
+        assert_eq!(results.tests[0].verdict, Verdict::TimedOut);
+        results.tests[0].guest_lost
+    };
+    assert!(!lost(Outcome::TimedOut { killed: true, stack: String::new() }));
+    assert!(lost(Outcome::TimedOut { killed: false, stack: String::new() }));
+    let silent = VmEnd::Deadline { name: "silence".into(), ms: 1 };
+    let results = Story::new().started(A).ended(silent).judged();
+    assert!(results.tests[0].guest_lost && !results.tests[1].guest_lost);
+}
+
+#[test]
+fn a_turn_that_fails_otherwise_is_kept() {
+    let mut story = Story::new();
+    story.plan.repeat = 2;
+    story.plan.tests.retain(|test| test.to_string() == A);
+    story.events[0] =
+        Event::Planned { tests: vec![A.into()], repeat: 2, not_applicable: Vec::new() };
+    let fails = |message: &str| match failure() {
+        Outcome::Failed(failure) => Outcome::Failed(Failure { message: message.into(), ..failure }),
+        other => other,
+    };
+    let mut story = story.started(A).finished(A, fails("one"), Health::default()).ordered(A);
+    if let Some(Event::Ordered { turn, .. }) = story.events.last_mut() {
+        *turn = 1;
+    }
+    story.console.push_str(&format!("hmm-harness: begin {A}\n"));
+    let story = story.say(GuestMessage::Started { id: A.into(), pid: 10 }).finished(
+        A,
+        fails("another"),
+        Health::default(),
+    );
+    let results = story.ended(VmEnd::Done).judged();
+    let [test] = results.tests.as_slice() else { panic!("one test") };
+    assert_eq!((test.assertion.as_deref(), test.flaky), (Some("one"), false));
+    let [turn] = test.other_turns.as_slice() else { panic!("{:?}", test.other_turns) };
+    assert_eq!(turn.assertion.as_deref(), Some("another"));
 }
 
 #[test]

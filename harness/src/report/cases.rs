@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::compare::Change;
+use crate::compare::{About, Change};
 use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
 use crate::progress::line;
 
@@ -45,12 +45,18 @@ pub(super) enum State {
 pub(super) fn cases(results: &Results) -> Vec<Case> {
     let mut cases: Vec<Case> = results.tests.iter().map(|test| of_test(test, results)).collect();
     if !results.kernel_events.is_empty() {
+        let expected = match &results.baseline {
+            Some(found) => {
+                !found.worse.iter().any(|c| c.about == About::Console && c.tests.is_empty())
+            }
+            None => results.outcome == RunOutcome::AsExpected,
+        };
         let why = results.kernel_events[0].title.clone();
         cases.push(Case {
             id: "kernel.console".into(),
             class: "kernel".into(),
             name: "console".into(),
-            state: if results.outcome == RunOutcome::AsExpected {
+            state: if expected {
                 State::Excused(format!("{}: {}", expected_by(results), line(&why)))
             } else {
                 State::Failed { verdict: "failed", why: line(&why) }
@@ -78,7 +84,8 @@ pub(super) fn cases(results: &Results) -> Vec<Case> {
         });
     }
     let judged = matches!(results.outcome, RunOutcome::AsExpected | RunOutcome::NotAsExpected);
-    if !judged || (results.exit_code != 0 && cases.iter().all(Case::is_good)) {
+    let red = results.exit_code != 0;
+    if !judged || red && (!results.loose_ends.is_empty() || cases.iter().all(Case::is_good)) {
         let why = results.reason.clone().unwrap_or_else(|| "not as the plan expects".into());
         let mut lines = why.lines().map(line);
         cases.push(Case {
@@ -182,6 +189,8 @@ pub(crate) mod tests {
             tests,
             not_applicable: Vec::new(),
             kernel_events: Vec::new(),
+            loose_ends: Vec::new(),
+            harness: "0.0.1".into(),
             baseline: None,
         }
     }
@@ -307,6 +316,28 @@ pub(crate) mod tests {
         let cases = cases(&results);
         let console = cases.iter().find(|case| case.id == "kernel.console").expect("it is told");
         assert!(matches!(console.state, State::Excused(_)), "{console:?}");
+    }
+
+    #[test]
+    fn what_is_as_in_the_baseline_does_not_hide_what_is_not() {
+        let mut results = colourful();
+        results.tests.truncate(1);
+        let baseline = Baseline::of(&results);
+        results.loose_ends = vec!["VM 2: guest-reset".into()];
+        results.reason = Some("VM 2: guest-reset".into());
+        let held = |results: &Results| {
+            compare(&Side::baseline(&baseline), &Side::run(results, BTreeMap::new()))
+        };
+        results.baseline = Some(held(&results));
+        let all = cases(&results);
+        let states: Vec<(&str, bool)> = all.iter().map(|c| (c.id.as_str(), c.is_good())).collect();
+        let expected = [("hmm.open_close.private", true), ("kernel.console", true), ("run", false)];
+        assert_eq!(states, expected);
+        results.kernel_events[0].title = "WARNING at mm/x.c:3 in g".into();
+        results.baseline = Some(held(&results));
+        let all = cases(&results);
+        let bad: Vec<&str> = all.iter().filter(|c| !c.is_good()).map(|c| c.id.as_str()).collect();
+        assert_eq!(bad, ["kernel.console", "run"]);
     }
 
     #[test]

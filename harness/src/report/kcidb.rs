@@ -158,8 +158,8 @@ fn build(results: &Results, about: About<'_>) -> Option<Value> {
 }
 
 /// The tests on it. What does not apply to the kernel was not run and is none; what
-/// the kernel said outside any test, and why there is no judgement, are tests of
-/// their own.
+/// the kernel said outside any test, why there is no judgement, and what is not as
+/// expected while all of these are good, are tests of their own.
 fn tests(results: &Results, about: About<'_>) -> Vec<Value> {
     if results.kernel.release.is_empty() {
         return Vec::new();
@@ -186,9 +186,12 @@ fn tests(results: &Results, about: About<'_>) -> Vec<Value> {
         let excerpt = said("", &results.kernel_events);
         all.push(Value::Object(object("kernel.console", "FAIL", first.title.clone(), excerpt).0));
     }
+    let good = |object: &Value| ["PASS", "SKIP"].iter().any(|status| object["status"] == *status);
     let status = match results.outcome {
         RunOutcome::NotJudgeable => Some("ERROR"),
         RunOutcome::Fault | RunOutcome::Interrupted => Some("MISS"),
+        // Such as a guest that reset itself, or what a baseline alone knows.
+        RunOutcome::NotAsExpected if all.iter().all(good) => Some("FAIL"),
         RunOutcome::AsExpected | RunOutcome::NotAsExpected => None,
     };
     if let Some(status) = status.filter(|_| !stopped_at(results, &[Stage::Build])) {
@@ -399,6 +402,18 @@ mod tests {
             assert_eq!((&told[0]["status"], &told[1]["status"]), (&json!("MISS"), &json!(word)));
             assert_eq!(told[1]["path"], "hmm_harness.run");
         }
+    }
+
+    #[test]
+    fn a_run_that_is_red_has_a_test_that_is_not_good() {
+        let tests = vec![result("hmm.migrate.private", Verdict::Passed)];
+        let reason = Some("VM 2: guest-reset".to_owned());
+        let outcome = RunOutcome::NotAsExpected;
+        let submission = submitted(&Results { outcome, reason, ..run(tests.clone()) });
+        let told = &submission["tests"];
+        assert_eq!((&told[0]["status"], &told[1]["status"]), (&json!("PASS"), &json!("FAIL")));
+        assert_eq!(told[1]["comment"], "VM 2: guest-reset");
+        assert_eq!(submitted(&run(tests))["tests"].as_array().map(Vec::len), Some(1));
     }
 
     #[test]

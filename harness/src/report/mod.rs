@@ -15,12 +15,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::compare;
 use crate::judge::{Results, RunOutcome, TestResult, Verdict};
 use crate::proc::quote;
-use crate::progress::{clean, seconds};
+use crate::progress::{clean, line, seconds};
 use crate::rundir;
 use crate::store::digest_of;
 
@@ -44,7 +44,9 @@ pub fn read(dir: &Path) -> Result<Results> {
     let path = dir.join(RESULTS);
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // The error quotes the file, whose words may be a guest's.
     serde_json::from_str(&text)
+        .map_err(|error| anyhow!(line(&error.to_string())))
         .with_context(|| format!("{} is not what this program writes", path.display()))
 }
 

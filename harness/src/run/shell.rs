@@ -21,7 +21,7 @@ use crate::events::VmEnd;
 use crate::flow::Stage;
 use crate::interrupt::Interrupt;
 use crate::stop::{Fault, Stop};
-use crate::terminal::Raw;
+use crate::terminal::Kept;
 use crate::vm::{Consoles, Happening, ShellPorts, Vm};
 
 /// What the markers in the kernel's log call a command.
@@ -50,7 +50,7 @@ pub struct Order {
     pub errors: Sink,
     /// Kept for what dropping it does: the terminal is as it was when the command
     /// has ended.
-    pub raw: Option<Raw>,
+    pub raw: Option<Kept>,
 }
 
 /// What came of a command.

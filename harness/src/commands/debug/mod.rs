@@ -29,6 +29,7 @@ use crate::plan::Wishes;
 use crate::progress::{self, Talk, clean, print, say};
 use crate::run::{Held, Isolate, Options, Seen, describe};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
+use crate::terminal::Kept;
 use crate::vm::Consoles;
 use crate::{boot, collect, judge, machine, proc, run, rundir};
 
@@ -190,6 +191,8 @@ impl Debugged<'_> {
         // What is typed there is gdb's, and so is Ctrl-C.
         let at_terminal = std::io::stdin().is_terminal();
         let _lent = at_terminal.then(|| session.interrupt.lend_keyboard());
+        // One that is killed leaves it as it had made it.
+        let _kept = at_terminal.then(Kept::begin).transpose()?;
         let mut child = gdb.spawn_at_terminal()?;
         let status = loop {
             tokio::select! {

@@ -151,8 +151,9 @@ fn held(found: &Comparison) -> String {
         .given
         .iter()
         .map(|given| {
-            let [what, before, after] = [&given.what, &given.before, &given.after];
-            format!("<li>{}: {} \u{2192} {}</li>\n", line(what), line(before), line(after))
+            let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { line(text) };
+            let (before, after) = (or_none(&given.before), or_none(&given.after));
+            format!("<li>{}: {before} \u{2192} {after}</li>\n", line(&given.what))
         })
         .collect();
     let sections = [
