@@ -59,7 +59,7 @@ fn serve(
     let Started { pid, input, output, errors: written, terminal } = match start::start(order) {
         Ok(started) => started,
         Err(error) => {
-            let absent = error.kind() == std::io::ErrorKind::NotFound;
+            let absent = start::is_absent(order, &error);
             let end = ShellEnd::NotStarted { absent, why: error.to_string() };
             return Ok(GuestMessage::ShellEnded { end, output: 0, errors: 0 });
         }
@@ -72,6 +72,20 @@ fn serve(
     let mut input_length = None;
     let mut end = None;
     loop {
+        // Before any wait: some may have come with the order.
+        while let Some(message) = port.heard() {
+            match message {
+                HostMessage::InputEnds { length } => input_length = Some(length),
+                HostMessage::Unread { output: Output::Output } => output.forget(),
+                HostMessage::Unread { output: Output::Errors } => errors.forget(),
+                HostMessage::Resize(window) => {
+                    if let Some(terminal) = &terminal {
+                        start::set_size(terminal, window);
+                    }
+                }
+                other => return Err(format!("{other:?} is said in its midst")),
+            }
+        }
         input.step(false);
         if input_length == Some(input.given()) {
             input.close();
@@ -107,19 +121,6 @@ fn serve(
         }
         if hears {
             port.hear();
-        }
-        while let Some(message) = port.heard() {
-            match message {
-                HostMessage::InputEnds { length } => input_length = Some(length),
-                HostMessage::Unread { output: Output::Output } => output.forget(),
-                HostMessage::Unread { output: Output::Errors } => errors.forget(),
-                HostMessage::Resize(window) => {
-                    if let Some(terminal) = &terminal {
-                        start::set_size(terminal, window);
-                    }
-                }
-                other => return Err(format!("{other:?} is said in its midst")),
-            }
         }
     }
 }

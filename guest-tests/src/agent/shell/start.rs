@@ -84,6 +84,19 @@ pub(super) fn start(order: &Shell) -> std::io::Result<Started> {
     }
 }
 
+/// Whether a command did not start because there is none of its name. That there is no
+/// interpreter for it is the same error.
+pub(super) fn is_absent(order: &Shell, error: &std::io::Error) -> bool {
+    let Some(program) = order.argv.first() else { return false };
+    let path = order.env.iter().find(|(name, _)| name == "PATH");
+    let is_in = |dir: &str| Path::new(&order.cwd).join(dir).join(program).is_file();
+    let is_there = match program.contains('/') {
+        true => is_in(""),
+        false => path.is_some_and(|(_, path)| path.split(':').any(is_in)),
+    };
+    error.kind() == std::io::ErrorKind::NotFound && !is_there
+}
+
 /// In the child: makes it the leader of a session, whose terminal standard input is
 /// if there is one, with no signal blocked.
 fn lead(on_terminal: bool) -> std::io::Result<()> {

@@ -32,14 +32,18 @@ fn pair() -> (UnixStream, File) {
     (ours, File::from(OwnedFd::from(theirs)))
 }
 
-/// Runs a command to which `input` is sent, and these messages before it starts. On a
+/// Runs a command to which `input` is sent, and these messages with the order. On a
 /// terminal the input waits until the command says something: a key could be earlier
 /// than whoever is to catch it.
 fn came(order: Shell, input: &[u8], messages: &[HostMessage]) -> Came {
     let ((mut agent, agents), (bytes, port), (errors, errors_port)) = (pair(), pair(), pair());
-    for message in messages {
-        agent.write_all(&frame::encode(message).expect("short")).expect("room");
-    }
+    let ordered = HostMessage::Shell(order.clone());
+    let sent = [&ordered].into_iter().chain(messages);
+    let sent: Vec<u8> = sent.flat_map(|m| frame::encode(m).expect("short")).collect();
+    agent.write_all(&sent).expect("room");
+    let mut agents = Port::on(agents);
+    // What came with the order is heard already, and nothing more to be waited for.
+    assert_eq!(agents.listen(), ordered);
     let (mut to, input) = (bytes.try_clone().expect("open"), input.to_vec());
     let (speaks, spoken) = channel();
     let waits = order.terminal.is_some();
@@ -63,7 +67,7 @@ fn came(order: Shell, input: &[u8], messages: &[HostMessage]) -> Came {
     };
     let output = read(bytes.try_clone().expect("open"), Some(speaks));
     let errors = read(errors, None);
-    let last = serve(&order, &mut Port::on(agents), &port, &errors_port).expect("it runs");
+    let last = serve(&order, &mut agents, &port, &errors_port).expect("it runs");
     // What the command did not read may lie there still, so nothing is closed.
     for port in [&port, &errors_port] {
         shutdown(port.as_raw_fd(), Shutdown::Write).expect("open");
@@ -96,6 +100,15 @@ fn commands_run_as_they_do_at_home() {
     let argv = vec!["no-such-program".to_owned()];
     let absent = came(Shell { argv, ..sh("") }, b"", &[]).end;
     assert!(matches!(absent, ShellEnd::NotStarted { absent: true, .. }), "{absent:?}");
+
+    let script = std::env::temp_dir().join(format!("no-interpreter-{}", std::process::id()));
+    std::fs::write(&script, "#!/no/such/interpreter\n").expect("a temporary directory");
+    let runs = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, runs).expect("it is ours");
+    let argv = vec![script.display().to_string()];
+    let there = came(Shell { argv, ..sh("") }, b"", &[]).end;
+    std::fs::remove_file(&script).expect("it is ours");
+    assert!(matches!(there, ShellEnd::NotStarted { absent: false, .. }), "{there:?}");
 
     // More than all buffers on the way, and every byte.
     let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
@@ -131,7 +144,8 @@ fn commands_run_as_they_do_at_home() {
     let resize = [HostMessage::Resize(Window { rows: 11, columns: 22 })];
     let ran = came(Shell { terminal, ..sh("stty size </dev/tty >&2; exit 3") }, b"", &[]);
     assert_eq!((ran.end, ran.output), (exited(3), b"33 77\r\n".to_vec()));
-    let waits = "trap : WINCH; sleep 1 & wait; stty size";
+    let waits = "for n in $(seq 300); do case $(stty size) in '11 22') break; esac; sleep .1; done; \
+                 stty size";
     let ran = came(Shell { terminal, ..sh(waits) }, b"", &resize);
     assert_eq!((ran.end, ran.output), (exited(0), b"11 22\r\n".to_vec()));
     // The shell itself is busy: one that is about to start a program has looked for

@@ -10,7 +10,7 @@ use crate::report;
 use crate::stop::Stop;
 
 /// What the step is called.
-pub(super) const NAME: &str = "shell, six commands";
+pub(super) const NAME: &str = "shell, seven commands";
 
 /// Says what is wrong, if anything is. `$0` is the program, `$1` what `uname -r`
 /// must say.
@@ -23,6 +23,7 @@ is 'the exit code of a killed command' $? 137
 is 'the release' "$("$0" shell -- uname -r)" "$1"
 is 'what cat says' "$(echo hi | "$0" shell -- cat)" hi
 is 'standard error' "$("$0" shell -- sh -c 'echo out; echo err >&2' 2>&1 >/dev/null)" err
+is 'the code of one that reads nothing' "$(timeout 100 "$0" shell -- cat </dev/null; echo $?)" 0
 head -c 1048576 /dev/urandom >bytes
 is 'the sum of a MiB' "$("$0" shell -- cat <bytes | sha256sum)" "$(sha256sum <bytes)"
 "#;
