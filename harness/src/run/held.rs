@@ -20,7 +20,7 @@ use crate::console::What;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
-use crate::progress::clean;
+use crate::progress::line;
 use crate::stop::{Fault, Stop};
 use crate::vm::{Consoles, Happening, Vm};
 
@@ -75,7 +75,11 @@ pub async fn hold<'a>(
     let mut held = Held { vm, id, steps: 0 };
     let step = options.hold.unwrap_or(1);
     if let Err(end) = held.come_to(step, &Deadline::new("test", Hangs::of(options).turn())).await {
-        let why = describe(&end);
+        let why = match &end {
+            // How the test has ended, and the machine with it.
+            VmEnd::Replaced { reason } => reason.clone(),
+            end => describe(end),
+        };
         held.end(end.clone()).await;
         if end == VmEnd::Interrupted {
             return Err(Stop::Interrupted);
@@ -197,5 +201,5 @@ fn how(outcome: &Outcome) -> String {
         Outcome::Died { how } => format!("the test has died: {how}"),
         Outcome::TimedOut { .. } => "the test took too long".into(),
     };
-    clean(&how)
+    line(&how)
 }

@@ -26,7 +26,7 @@ use crate::flow::Stage;
 use crate::judge::{KernelInfo, Results, TestResult};
 use crate::keeper::CANNOT_START;
 use crate::plan::Wishes;
-use crate::progress::{self, Talk, clean, print, say};
+use crate::progress::{self, Talk, line, print, say};
 use crate::run::{Held, Isolate, Options, Seen, describe};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
 use crate::terminal::Kept;
@@ -74,13 +74,10 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
         bootable(ctx, &prepared, permissions, &own, same)
             .await?
             .expect("a run that has tests went on to them");
-    if accelerator.as_str() != results.machine.accelerator {
-        ctx.log.note(format!(
-            "the run was with {}, and this is with {}",
-            results.machine.accelerator,
-            accelerator.as_str()
-        ));
-    }
+    let other = (accelerator.as_str() != results.machine.accelerator).then(|| {
+        let then = line(&results.machine.accelerator);
+        format!("note     the run was with {then}, and this is with {}", accelerator.as_str())
+    });
     let recipe = boot::recipe(&kernel, image, qemu, accelerator, prepared.plan().trace)?;
     let hold = Some(before.step);
     let options = Options { isolate: Isolate::Vm, hold, ..prepared.options(accelerator) };
@@ -101,6 +98,9 @@ pub async fn run(session: &Session, args: &DebugArgs) -> Result<u8, Stop> {
     };
     // From here on the screen is gdb's.
     progress::close(true);
+    if let Some(other) = other {
+        say(other);
+    }
     say(stands(result, &before));
     if !debugged.kernel.has.debug_info {
         say("note     this kernel has no debug info: gdb knows its functions, and neither lines \
@@ -172,7 +172,7 @@ fn is_that_of(then: &KernelInfo, now: &KernelInfo) -> Result<(), Stop> {
 /// Where the machine stands, in words.
 fn stands(result: &TestResult, before: &Before) -> String {
     let Before { step, text, why } = before;
-    let text = text.as_ref().map(|text| format!(" ({})", clean(text))).unwrap_or_default();
+    let text = text.as_ref().map(|text| format!(" ({})", line(text))).unwrap_or_default();
     format!("debug    {} is held before step {step}{text}, {why}", result.id)
 }
 
@@ -229,9 +229,8 @@ impl Debugged<'_> {
         while self.gone.is_none() {
             let seen = self.held.next().await;
             match seen {
-                Seen::Interrupted => return Err(Stop::Interrupted),
-                // It goes on without gdb until it is ended, which is nobody's news.
-                Seen::Step(..) | Seen::Over(_) => {}
+                // That is how it is ended.
+                Seen::Interrupted => break,
                 seen => self.take(seen).await,
             }
         }
@@ -242,11 +241,11 @@ impl Debugged<'_> {
     async fn take(&mut self, seen: Seen) {
         match seen {
             Seen::Step(number, text) => {
-                say(format_args!("debug    step {number}: {}", clean(&text)))
+                say(format_args!("debug    step {number}: {}", line(&text)))
             }
-            Seen::Over(how) => say(format_args!("debug    {}", clean(&how))),
+            Seen::Over(how) => say(format_args!("debug    {}", line(&how))),
             Seen::Complaint(title) => {
-                say(format_args!("debug    the kernel says: {}", clean(&title)))
+                say(format_args!("debug    the kernel says: {}", line(&title)))
             }
             Seen::Stands(why) => {
                 say(format_args!("debug    {why}"));

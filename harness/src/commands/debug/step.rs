@@ -1,5 +1,7 @@
 //! Before which step a test is held: found in the events of its run.
 
+use std::collections::BTreeMap;
+
 use hmm_protocol::wire::{GuestMessage, Outcome};
 
 use crate::compare::Comparison;
@@ -57,16 +59,18 @@ pub(super) fn before(
     Some(Before { step: u32::try_from(step).unwrap_or(u32::MAX), text, why })
 }
 
+/// The turns, of each the last attempt: one before that was lost with its machine, and
+/// says nothing of the test.
 fn turns<'a>(records: &'a [Record], wanted: &str) -> Vec<Turn<'a>> {
-    let mut turns: Vec<Turn<'a>> = Vec::new();
+    let mut turns: BTreeMap<u32, Turn<'a>> = BTreeMap::new();
     for record in records {
         match &record.event {
-            Event::Ordered { vm, id, .. } if id == wanted => {
-                turns.push(Turn { vm: *vm, ..Turn::default() });
+            Event::Ordered { vm, id, turn } if id == wanted => {
+                turns.insert(*turn, Turn { vm: *vm, ..Turn::default() });
             }
             Event::Frame { vm, sealed } => {
                 let of_it = |turn: &&mut Turn| turn.vm == *vm && turn.outcome.is_none();
-                let Some(turn) = turns.iter_mut().rev().find(of_it) else { continue };
+                let Some(turn) = turns.values_mut().rev().find(of_it) else { continue };
                 match &sealed.message {
                     GuestMessage::Step { id, text } if id == wanted => turn.steps.push(text),
                     GuestMessage::Finished { id, outcome, .. } if id == wanted => {
@@ -78,7 +82,7 @@ fn turns<'a>(records: &'a [Record], wanted: &str) -> Vec<Turn<'a>> {
             _ => {}
         }
     }
-    turns
+    turns.into_values().collect()
 }
 
 fn why(outcome: Option<&Outcome>) -> &'static str {
@@ -114,8 +118,6 @@ fn own(turn: &Turn) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::baseline::Baseline;
     use crate::compare::{Side, compare};
@@ -130,7 +132,11 @@ mod tests {
     }
 
     fn ordered() -> Event {
-        Event::Ordered { vm: 0, id: ID.into(), turn: 0 }
+        turn(0)
+    }
+
+    fn turn(turn: u32) -> Event {
+        Event::Ordered { vm: 0, id: ID.into(), turn }
     }
 
     fn step(text: &str) -> Event {
@@ -183,14 +189,21 @@ mod tests {
             ordered(),
             step("map"),
             finished(Outcome::Passed),
-            ordered(),
+            turn(1),
             step("map"),
             step("fork"),
             finished(failure()),
-            ordered(),
+            turn(2),
             step("map"),
             finished(failure()),
         ];
+        check(events, None, Some((2, "fork")));
+    }
+
+    #[test]
+    fn an_attempt_that_was_lost_with_its_machine_does_not() {
+        let mut events = vec![ordered(), step("map"), ordered(), step("map"), step("fork")];
+        events.push(finished(failure()));
         check(events, None, Some((2, "fork")));
     }
 
