@@ -1,5 +1,7 @@
 //! Tests of the comparison.
 
+use std::slice::from_ref;
+
 use super::*;
 use crate::judge::tests::result;
 use crate::judge::{NotApplicable, RunOutcome, Violation};
@@ -291,7 +293,7 @@ fn a_test_that_loses_the_guest_is_worse_than_one_that_is_killed() {
     let id = "hmm.migrate.private";
     let killed = result(id, Verdict::TimedOut);
     let lost = TestResult { guest_lost: true, ..killed.clone() };
-    let found = told(&[killed.clone()], &[lost.clone()]);
+    let found = told(from_ref(&killed), from_ref(&lost));
     assert_eq!(
         short(&found.worse),
         ["Failure hmm.migrate.private:  -> the guest was lost with it"]
@@ -304,7 +306,7 @@ fn a_test_that_loses_the_guest_is_worse_than_one_that_is_killed() {
 fn a_known_issue_that_is_mended_is_better() {
     let id = "hmm.migrate.private";
     let known = TestResult { known_issue: Some("one".into()), ..failed(id, "x.rs:1: y") };
-    let found = told(&[known.clone()], &[passed(id)]);
+    let found = told(from_ref(&known), &[passed(id)]);
     assert_eq!(short(&found.better), ["Verdict hmm.migrate.private: failed -> passed"]);
     let found = told(&[passed(id)], &[known]);
     assert_eq!(short(&found.other), ["Verdict hmm.migrate.private: passed -> failed"]);

@@ -376,7 +376,7 @@ fn a_test_that_takes_the_guest_with_it_is_told_from_one_that_is_killed() {
 fn a_turn_that_fails_otherwise_is_kept() {
     let mut story = Story::new();
     story.plan.repeat = 2;
-    story.plan.tests.retain(|test| test.to_string() == A);
+    story.plan.tests.retain(|test| *test == A);
     story.events[0] =
         Event::Planned { tests: vec![A.into()], repeat: 2, not_applicable: Vec::new() };
     let fails = |message: &str| match failure() {

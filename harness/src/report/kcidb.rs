@@ -191,7 +191,9 @@ fn tests(results: &Results, about: About<'_>) -> Vec<Value> {
         RunOutcome::NotJudgeable => Some("ERROR"),
         RunOutcome::Fault | RunOutcome::Interrupted => Some("MISS"),
         // Such as a guest that reset itself, or what a baseline alone knows.
-        RunOutcome::NotAsExpected if all.iter().all(good) => Some("FAIL"),
+        RunOutcome::NotAsExpected if !results.loose_ends.is_empty() || all.iter().all(good) => {
+            Some("FAIL")
+        }
         RunOutcome::AsExpected | RunOutcome::NotAsExpected => None,
     };
     if let Some(status) = status.filter(|_| !stopped_at(results, &[Stage::Build])) {
