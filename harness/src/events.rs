@@ -16,6 +16,7 @@ use hmm_protocol::wire::{GuestMessage, Sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Stage;
+use crate::progress;
 use crate::stop::Stop;
 use crate::symbols::Resolved;
 
@@ -333,7 +334,7 @@ fn append(file: &mut File, mut line: Vec<u8>) -> std::io::Result<()> {
 
 /// The text of a message of the agent, for the terminal and for reports.
 pub fn describe(message: &GuestMessage) -> String {
-    match message {
+    progress::line(&match message {
         GuestMessage::Hello { release, .. } => format!("kernel {release} is up"),
         GuestMessage::Prepared { .. } => "the guest is in order".into(),
         GuestMessage::Attached { devices, .. } => format!("{} devices", devices.len()),
@@ -344,7 +345,7 @@ pub fn describe(message: &GuestMessage) -> String {
         GuestMessage::ShellEnded { .. } => "a command ended".into(),
         GuestMessage::Refused { what, why } => format!("the agent could not {what}: {why}"),
         GuestMessage::Done { finished } => format!("done, {finished} tests"),
-    }
+    })
 }
 
 #[cfg(test)]

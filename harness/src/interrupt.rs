@@ -81,7 +81,8 @@ impl Interrupt {
                 asked = true;
                 // Nobody listening means that everything has ended already.
                 let _ = tell.send(true);
-                say("stopping; once more to stop at once");
+                // A terminal that takes nothing must not keep us from the next one.
+                tokio::task::spawn_blocking(|| say("stopping; once more to stop at once"));
             }
         });
         Ok(LISTENING.get_or_init(|| Interrupt(told)).clone())

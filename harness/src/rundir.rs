@@ -19,6 +19,10 @@ const LATEST: &str = "latest";
 
 /// What happened in a run.
 pub const EVENTS: &str = "events.jsonl";
+/// What its machines said on their serial consoles.
+pub const CONSOLE: &str = "console.log";
+/// What the compiler said.
+pub const BUILD: &str = "build.log";
 
 /// What makes a directory a run of ours.
 const MARK: &str = EVENTS;
@@ -58,9 +62,9 @@ pub const FILES: [&str; 18] = [
     report::html::REPORT,
     report::html::REPORT_DRAFT,
     MARK,
-    "console.log",
+    CONSOLE,
     "kernel.config",
-    "build.log",
+    BUILD,
     "qemu.cmd",
     VMCORE,
     UNWINDER,

@@ -33,7 +33,7 @@ use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::proc::{Lines, gone};
 use crate::run::describe;
-use crate::rundir::console_of;
+use crate::rundir::{self, console_of};
 
 /// How much of a console is written down for one VM, in bytes. A guest that
 /// prints more is not believed to say anything new.
@@ -82,7 +82,7 @@ impl Consoles {
     /// # Errors
     /// When it cannot be made.
     pub fn create(dir: &Path) -> Result<Self> {
-        let path = dir.join("console.log");
+        let path = dir.join(rundir::CONSOLE);
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Consoles { dir: dir.to_owned(), whole: RefCell::new(file) })
@@ -102,7 +102,7 @@ impl Consoles {
     /// When it cannot be read.
     pub fn read(&self, part: Range<u64>) -> Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(part.end - part.start)?];
-        let file = File::open(self.dir.join("console.log")).context("console.log")?;
+        let file = File::open(self.dir.join(rundir::CONSOLE)).context("console.log")?;
         file.read_exact_at(&mut bytes, part.start).context("console.log")?;
         Ok(bytes)
     }

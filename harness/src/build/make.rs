@@ -14,6 +14,7 @@ use crate::config::{ARCH, Configured};
 use crate::context::Context;
 use crate::flow::Stage;
 use crate::proc::Cmd;
+use crate::rundir;
 use crate::stop::{Fault, Stop};
 
 /// What makes the same tree the same image, wherever and whenever it is built
@@ -44,7 +45,7 @@ pub(super) async fn make(
     let (src, obj) = (lane.src(), lane.obj());
     write_if_different(&obj.join(".config"), &configured.config)?;
     let from_nothing = !obj.join("vmlinux.o").exists();
-    let log_path = log_dir.join("build.log");
+    let log_path = log_dir.join(rundir::BUILD);
     let mut log = BufWriter::new(
         File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?,
     );

@@ -174,7 +174,7 @@ fn consoles(dir: &Path, records: &[Record]) -> Result<Vec<(u32, Vec<Finding>)>> 
     if started.is_empty() {
         return Ok(consoles);
     }
-    let path = dir.join("console.log");
+    let path = dir.join(rundir::CONSOLE);
     let file = File::open(&path).with_context(|| path.display().to_string())?;
     let mut reader = BufReader::new(file);
     let mut at = 0;

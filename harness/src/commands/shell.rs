@@ -24,9 +24,10 @@ use crate::boot::{self, SHELL_HOME};
 use crate::cli::ShellArgs;
 use crate::context::{Context, Session};
 use crate::plan::Switch;
-use crate::progress::{self, Talk, clean, say};
+use crate::progress::{self, Talk, line, say};
 use crate::run::Options;
 use crate::run::shell::{self, End, Ended, Order, Sink};
+use crate::rundir;
 use crate::stop::{Fault, INTERRUPTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::terminal::{self, Kept, WayOut};
 
@@ -77,7 +78,8 @@ async fn ask(session: &Session, args: &ShellArgs) -> Result<u8, Stop> {
         Ok(ended) => !(matches!(ended.end, End::Command(_)) && ended.complaints.is_empty()),
         Err(stop) => matches!(stop, Stop::Kernel(_) | Stop::Machine(_)),
     };
-    if to_be_seen {
+    let is_there = |name: &str| dir.path().join(name).exists();
+    if to_be_seen && [rundir::CONSOLE, rundir::BUILD].into_iter().any(is_there) {
         let kept = dir.keep();
         say(format_args!("note     its console and its build are in {}", kept.display()));
     }
@@ -200,7 +202,7 @@ fn tell_sizes(to: mpsc::Sender<Window>) -> Result<()> {
 /// Says what there is to say, and returns the exit code.
 fn tell(ended: Ended, args: &ShellArgs) -> Result<u8, Stop> {
     for title in &ended.complaints {
-        say(format_args!("note     the kernel complained: {}", clean(title)));
+        say(format_args!("note     the kernel complained: {}", line(title)));
     }
     let code = match ended.end {
         End::Guest { why, tail } => {
@@ -211,7 +213,7 @@ fn tell(ended: Ended, args: &ShellArgs) -> Result<u8, Stop> {
         End::Command(end) => {
             if let ShellEnd::NotStarted { why, .. } = &end {
                 let command = args.command.first().map_or("the shell", String::as_str);
-                say(format_args!("error: {command}: {}", clean(why)));
+                say(format_args!("error: {command}: {}", line(why)));
             }
             code_of(&end)
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hmm_protocol::wire::{GuestMessage, Health, Outcome};
 
-use super::{clean, seconds};
+use super::{line, seconds};
 use crate::events::{Event, VmEnd, describe as say_of};
 use crate::run::describe;
 
@@ -83,15 +83,15 @@ impl Plain {
     fn frame(&mut self, message: &GuestMessage) -> Option<String> {
         match message {
             GuestMessage::Hello { release, .. } => {
-                Some(format!("boot     {} is up", clean(release)))
+                Some(format!("boot     {} is up", line(release)))
             }
             GuestMessage::Finished { id, outcome, duration_us, health, .. } => {
                 let word = self.tests.turn(outcome, health);
                 let Tests { planned, finished, .. } = self.tests;
-                let (id, time) = (clean(id), seconds(Duration::from_micros(*duration_us)));
+                let (id, time) = (line(id), seconds(Duration::from_micros(*duration_us)));
                 Some(format!("run      {finished:>2}/{planned} {word:<7} {id} ({time})"))
             }
-            GuestMessage::Refused { .. } => Some(format!("run      {}", clean(&say_of(message)))),
+            GuestMessage::Refused { .. } => Some(format!("run      {}", line(&say_of(message)))),
             _ => None,
         }
     }
@@ -134,7 +134,7 @@ boot     6.12.117 is up
 run       1/3 ok      hmm.migrate.private (0.0 s)
 note     the saved guest is thrown away
 run       2/3 FAILED  hmm.migrate.coherent (1.5 s)
-run       3/3 skipped hmm2.map[2J.private (0.0 s)
+run       3/3 skipped hmm2.map[2J .private (0.0 s)
 run      the VM is over: the guest reset itself
 run      3 tests ran (4.0 s)";
         assert_eq!(lines.join("\n"), expected);

@@ -86,7 +86,7 @@ pub(super) fn run() -> Vec<(u64, Event)> {
         (62_550, ordered(0, "hmm.migrate.coherent")),
         (64_050, finished(0, "hmm.migrate.coherent", failure(), 1_500_000)),
         // A guest may say anything.
-        (64_060, finished(0, "hmm2.map\u{1b}[2J\u{202e}.private", skipped(), 10)),
+        (64_060, finished(0, "hmm2.map\u{1b}[2J\u{202e}\n.private", skipped(), 10)),
         (64_070, over(0, VmEnd::GuestGone { how: "guest-reset".into() })),
         (66_110, ended(Stage::Run, 4_000, false, "3 tests ran")),
     ]

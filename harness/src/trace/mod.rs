@@ -44,16 +44,18 @@ pub use tell::{Tell, Told};
 pub use timeline::{Draw, Timeline};
 
 use crate::judge::{TraceInfo, Violation};
+use crate::progress::line;
 use operations::Operations;
 
 /// Why a guest cannot trace, if it cannot: it says so, or its kernel has refused
 /// what no trace can do without.
 pub fn unavailable(ready: &TraceReady) -> Option<String> {
-    ready.unavailable.clone().or_else(|| {
+    let why = ready.unavailable.clone().or_else(|| {
         let refused = |name: &str| ready.refused.get(name).map(|why| (name.to_owned(), why));
         let (name, why) = ESSENTIAL.into_iter().find_map(refused)?;
         Some(format!("the kernel refuses the probe {name}: {why}"))
-    })
+    });
+    why.map(|why| line(&why))
 }
 
 /// Whether the canonical trace of a test need not be the same each time: its threads

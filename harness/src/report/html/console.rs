@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::judge::{KernelEvent, Results};
-use crate::rundir::console_of;
+use crate::rundir::{self, console_of};
 
 /// How many lines before a complaint are shown, and how many from it on.
 const BEFORE: u64 = 4;
@@ -96,7 +96,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     let left = (0..).map(|vm| dir.join(console_of(vm)));
     let most = 10_000;
     let left = left.take(most).filter(|path| path.is_file());
-    std::iter::once(dir.join("console.log")).chain(left).collect()
+    std::iter::once(dir.join(rundir::CONSOLE)).chain(left).collect()
 }
 
 #[cfg(test)]
