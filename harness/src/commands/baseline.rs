@@ -10,7 +10,7 @@ use similar::TextDiff;
 use super::{check_writable, read_baseline};
 use crate::baseline::Baseline;
 use crate::cli::{BaselineArgs, BaselineCommand, BaselineUpdateArgs};
-use crate::judge::Verdict;
+use crate::judge::{TestResult, Verdict};
 use crate::progress::{clean, print, say};
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::{report, rundir};
@@ -48,8 +48,9 @@ fn update(args: &BaselineUpdateArgs) -> Result<u8, Stop> {
     if results.exit_code > NOT_AS_EXPECTED || results.tests.is_empty() {
         return refuse("it has no verdicts".into(), "name a run that was judged");
     }
+    let differ = |test: &&TestResult| test.flaky || !test.other_turns.is_empty();
     let flaky: Vec<&str> =
-        results.tests.iter().filter(|t| !t.other_turns.is_empty()).map(|t| t.id.as_str()).collect();
+        results.tests.iter().filter(differ).map(|test| test.id.as_str()).collect();
     if !flaky.is_empty() {
         let what = format!("not all turns of {} were alike", flaky.join(", "));
         return refuse(what, "what changes from run to run can be held against nothing");
