@@ -8,11 +8,11 @@ use hmm_protocol::wire::{Abi, Attach, Mount, Prepare, SHELL_ERRORS_PORT, SHELL_P
 use crate::build::Kernel;
 use crate::flow::Stage;
 use crate::image::{Export, Image};
-use crate::judge::MachineInfo;
 use crate::layout::Known;
 use crate::machine::{Accelerator, Qemu};
 use crate::plan::Switch;
 use crate::proc::{Cmd, quote};
+use crate::results::MachineInfo;
 use crate::stop::{Fault, Stop};
 use crate::store::digest;
 use crate::trace;

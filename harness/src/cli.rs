@@ -13,8 +13,7 @@ use crate::compare::Format;
 use crate::flow::Stage;
 use crate::image::Rootfs;
 use crate::machine::Accel;
-use crate::plan::{Switch, Wishes};
-use crate::run::Isolate;
+use crate::plan::{Isolate, Switch, Wishes};
 
 /// Builds a kernel with a patch series, boots it in QEMU and runs the HMM
 /// selftests against it.

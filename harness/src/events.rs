@@ -16,9 +16,9 @@ use hmm_protocol::wire::{GuestMessage, Sealed};
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Stage;
-use crate::progress;
+use crate::frames::Resolved;
 use crate::stop::Stop;
-use crate::symbols::Resolved;
+use crate::words::line;
 
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,9 +68,9 @@ pub enum Event {
         text: String,
     },
     /// The kernel under test is known.
-    Kernel(crate::judge::KernelInfo),
+    Kernel(crate::results::KernelInfo),
     /// The machine that it will run on is known.
-    Machine(crate::judge::MachineInfo),
+    Machine(crate::results::MachineInfo),
     /// Where the notifier's facts lie in the kernel under test.
     Layout(crate::layout::Known),
     /// The set of tests is known; each of them must get a verdict.
@@ -80,7 +80,7 @@ pub enum Event {
         /// How often each has its turn.
         repeat: u32,
         /// Ids that do not apply to this kernel, each with the reason.
-        not_applicable: Vec<crate::judge::NotApplicable>,
+        not_applicable: Vec<crate::results::NotApplicable>,
     },
     /// A VM was started.
     VmStarted {
@@ -178,6 +178,28 @@ pub enum VmEnd {
     },
     /// The user interrupted the run.
     Interrupted,
+}
+
+impl VmEnd {
+    /// Why a VM is gone, in words.
+    pub fn words(&self) -> String {
+        match self {
+            VmEnd::Done => "it powered off as it was told".into(),
+            VmEnd::Saved => "its state was saved".into(),
+            VmEnd::Replaced { reason } => line(&format!("a fresh kernel was due: {reason}")),
+            VmEnd::GuestGone { how } if how == "guest-reset" => "the guest reset itself".into(),
+            VmEnd::GuestGone { how } if how == "guest-shutdown" => {
+                "the guest powered itself off".into()
+            }
+            VmEnd::GuestGone { how } => line(&format!("the guest is gone: {how}")),
+            VmEnd::QemuGone { code, .. } => format!("QEMU ended with {code} without a word"),
+            VmEnd::Deadline { name, ms } => {
+                format!("the {name} deadline of {:.1} s passed", *ms as f64 / 1000.0)
+            }
+            VmEnd::Agent { what } => line(&format!("the agent failed: {what}")),
+            VmEnd::Interrupted => "interrupted".into(),
+        }
+    }
 }
 
 /// Where events go.
@@ -334,7 +356,7 @@ fn append(file: &mut File, mut line: Vec<u8>) -> std::io::Result<()> {
 
 /// The text of a message of the agent, for the terminal and for reports.
 pub fn describe(message: &GuestMessage) -> String {
-    progress::line(&match message {
+    line(&match message {
         GuestMessage::Hello { release, .. } => format!("kernel {release} is up"),
         GuestMessage::Prepared { .. } => "the guest is in order".into(),
         GuestMessage::Attached { devices, .. } => format!("{} devices", devices.len()),

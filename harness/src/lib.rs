@@ -33,17 +33,20 @@ mod dump;
 pub mod embedded;
 pub mod events;
 pub mod flow;
+pub mod frames;
 pub mod git;
 mod html;
 pub mod interrupt;
 mod kbuild;
 pub mod keeper;
+pub mod known;
 pub mod layout;
 pub mod machine;
 mod markdown;
 pub mod packages;
 pub mod proc;
 pub mod progress;
+pub mod results;
 pub mod rundir;
 pub mod runner;
 pub mod snapshot;
@@ -53,6 +56,7 @@ pub mod symbols;
 pub mod terminal;
 pub mod trace;
 pub mod vm;
+pub mod words;
 
 // What a person types.
 pub mod cli;

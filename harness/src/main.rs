@@ -11,8 +11,9 @@ use hmm_harness::commands::{
     report, run_kernel_tests, shell, show, torture,
 };
 use hmm_harness::keeper;
-use hmm_harness::progress::{self, clean, say};
+use hmm_harness::progress::{self, say};
 use hmm_harness::stop::{self, Stop};
+use hmm_harness::words::clean;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -1,6 +1,6 @@
 //! Text that stays text in Markdown, wherever it comes from: patches, tools, guests.
 
-use crate::progress::line;
+use crate::words::line;
 
 /// How many characters of a text stand in a line.
 const MOST: usize = 300;

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::events::Record;
-use crate::report;
 use crate::stop::Problem;
 use crate::store::xdg;
 
@@ -55,12 +54,12 @@ pub const FILES: [&str; 18] = [
     BISECT_HTML,
     "plan.yaml",
     BASELINE,
-    report::RESULTS,
-    report::DRAFT,
-    report::JUNIT,
-    report::KTAP,
-    report::html::REPORT,
-    report::html::REPORT_DRAFT,
+    RESULTS,
+    DRAFT,
+    JUNIT,
+    KTAP,
+    REPORT,
+    REPORT_DRAFT,
     MARK,
     CONSOLE,
     "kernel.config",
@@ -70,6 +69,18 @@ pub const FILES: [&str; 18] = [
     UNWINDER,
 ];
 
+/// The file.
+pub const RESULTS: &str = "results.json";
+/// What `results.json` is called while it is written.
+pub const DRAFT: &str = "results.json.new";
+/// The same as JUnit XML.
+pub const JUNIT: &str = "junit.xml";
+/// The same as KTAP.
+pub const KTAP: &str = "results.ktap";
+/// The file.
+pub const REPORT: &str = "report.html";
+/// What it is called while it is written.
+pub const REPORT_DRAFT: &str = "report.html.new";
 /// The baseline that a run is held against, as it was when the run began.
 pub const BASELINE: &str = "baseline.yaml";
 

@@ -32,7 +32,6 @@ use crate::console::{Finding, Scanner, What};
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::proc::{Lines, gone};
-use crate::run::describe;
 use crate::rundir::{self, console_of};
 
 /// How much of a console is written down for one VM, in bytes. A guest that
@@ -656,7 +655,7 @@ impl<'a> Vm<'a> {
             }
             (Some("SHUTDOWN"), _) if self.kept && value["data"]["guest"] == true => {
                 let how = of(&value["data"]["reason"]).unwrap_or_default();
-                self.stands = Some(describe(&VmEnd::GuestGone { how }));
+                self.stands = Some(VmEnd::GuestGone { how }.words());
             }
             (Some("SHUTDOWN"), _) => self.shutdown = of(&value["data"]["reason"]),
             (Some("MIGRATION"), Some("completed")) => self.saved = Some(Ok(())),

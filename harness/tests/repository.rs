@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use hmm_harness::config::{Fragments, Profile};
 use hmm_harness::plan::{read, resolve};
 use hmm_harness::{embedded, stop};
+use regex::Regex;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -51,7 +53,7 @@ fn pure_modules_touch_nothing() {
         "crate::git",
         "xshell",
     ];
-    let modules = ["plan", "judge", "console", "bisect", "compare", "trace"];
+    let modules = ["plan", "judge", "console", "bisect", "compare", "results", "trace"];
     let mut pure: Vec<_> =
         modules.iter().flat_map(|module| files(&format!("harness/src/{module}"), "rs")).collect();
     pure.push(root().join("harness/src/baseline.rs"));
@@ -63,6 +65,62 @@ fn pure_modules_touch_nothing() {
             assert!(allowed || !product.contains(door), "{} uses {door}", file.display());
         }
     }
+}
+
+/// What each module of the library uses of the others, its tests left out.
+fn uses() -> BTreeMap<String, BTreeSet<String>> {
+    let library = fs::read_to_string(root().join("harness/src/lib.rs")).unwrap();
+    let name = |line: &str| {
+        let module = line.trim_start_matches("pub ").strip_prefix("mod ")?;
+        module.strip_suffix(';').map(str::to_owned)
+    };
+    let modules: BTreeSet<String> = library.lines().filter_map(name).collect();
+    let path = Regex::new(r"crate::(\w+)").unwrap();
+    let several = Regex::new(r"crate::\{([^;]*)\};").unwrap();
+    let nested = Regex::new(r"::(\{[^}]*\}|\w+)").unwrap();
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in files("harness/src", "rs") {
+        let inside = file.strip_prefix(root().join("harness/src")).unwrap();
+        let module = inside.iter().next().unwrap().to_string_lossy();
+        let module = module.trim_end_matches(".rs").to_owned();
+        let of_tests = ["tests.rs", "story.rs"].iter().any(|name| file.ends_with(name));
+        if of_tests || !modules.contains(&module) {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let product = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let product = product.split("#[cfg(test)]\npub(crate) mod tests").next().unwrap();
+        let code: Vec<&str> =
+            product.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        let of = uses.entry(module.clone()).or_default();
+        of.extend(path.captures_iter(&code).map(|found| found[1].to_owned()));
+        for found in several.captures_iter(&code) {
+            let names = nested.replace_all(&found[1], "");
+            of.extend(names.split(',').map(|name| name.trim().to_owned()));
+        }
+        of.retain(|used| modules.contains(used) && *used != module);
+    }
+    assert_eq!(uses.len(), modules.len());
+    uses
+}
+
+#[test]
+fn no_module_uses_one_that_uses_it() {
+    let mut left = uses();
+    assert!(left["judge"].contains("compare") && left["compare"].contains("results"));
+    loop {
+        let done: Vec<String> =
+            left.iter().filter(|(_, of)| of.is_empty()).map(|(name, _)| name.clone()).collect();
+        if done.is_empty() {
+            break;
+        }
+        for name in &done {
+            left.remove(name);
+            left.values_mut().for_each(|of| of.retain(|used| used != name));
+        }
+    }
+    assert!(left.is_empty(), "these use each other, or what does: {left:#?}");
 }
 
 #[test]

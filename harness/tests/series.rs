@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hmm_harness::events::{Event, Log};
-use hmm_harness::judge::AppliedPatch;
+use hmm_harness::results::AppliedPatch;
 use hmm_harness::series::{PatchedTree, apply, check, patches};
 use hmm_harness::stop::{Fault, Stop};
 use kernels::{Home, git, write};

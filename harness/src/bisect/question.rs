@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge::{Results, Verdict};
+use crate::results::{Results, Verdict};
 use crate::stop::NOT_AS_EXPECTED;
 
 /// What is asked of each kernel.

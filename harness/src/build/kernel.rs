@@ -13,6 +13,7 @@ use super::lane::Lane;
 use super::loaded;
 use super::make::{VARIABLES, make};
 use crate::abi;
+use crate::ask;
 use crate::config::Configured;
 use crate::context::Context;
 use crate::flow::Stage;
@@ -121,7 +122,7 @@ pub async fn kernel(ctx: &Context, configured: Configured, log_dir: &Path) -> Re
     let started = Instant::now();
     let objects = make(ctx, &lane, &configured, log_dir).await?;
     let abi = abi::read(ctx, &lane.src(), &lane.obj()).await?;
-    let layout = layout::read(ctx, &lane.src(), &lane.obj()).await?;
+    let layout = ask::layout::read(ctx, &lane.src(), &lane.obj()).await?;
     let dir = publish(ctx, &lane, &configured, &name, &abi, &layout)?;
     ctx.log.progress(
         Stage::Build,

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::baseline::Baseline;
 use crate::console::{Finding, Report, Scanner, What};
 use crate::events::{Event, Record};
-use crate::judge::KnownIssue;
+use crate::known::KnownIssue;
 use crate::plan::Plan;
 use crate::rundir::{self, console_of};
 use crate::trace::{Calls, Trace};
@@ -72,7 +72,7 @@ pub fn evidence(dir: &Path) -> Result<Evidence> {
     let records = records(&dir.join("events.jsonl"))?;
     let consoles = consoles(dir, &records)?;
     let traces = traces::understand(dir, &records, Writing::Beside);
-    let known_issues = crate::judge::known_issues()?;
+    let known_issues = crate::known::known_issues()?;
     let baseline = plan.baseline.as_ref().map(|_| baseline(dir)).transpose()?;
     Ok(Evidence { plan, records, consoles, traces, known_issues, baseline })
 }

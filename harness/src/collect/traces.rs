@@ -12,8 +12,8 @@ use hmm_protocol::trace::{Capture, TraceReady, tag};
 use hmm_protocol::wire::GuestMessage;
 
 use crate::events::{Event, Record};
-use crate::judge::TraceInfo;
 use crate::layout::{Known, Layout};
+use crate::results::TraceInfo;
 use crate::rundir::{canonical_of, raw_trace_of, rows_of};
 use crate::trace::{self, About, Formats, Trace};
 

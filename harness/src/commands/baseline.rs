@@ -10,9 +10,10 @@ use similar::TextDiff;
 use super::{check_writable, read_baseline};
 use crate::baseline::Baseline;
 use crate::cli::{BaselineArgs, BaselineCommand, BaselineUpdateArgs};
-use crate::judge::{TestResult, Verdict};
-use crate::progress::{clean, print, say};
+use crate::progress::{print, say};
+use crate::results::{TestResult, Verdict};
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
+use crate::words::clean;
 use crate::{report, rundir};
 
 /// Runs the command.

@@ -15,10 +15,10 @@ use serde::Serialize;
 use crate::cli::BenchArgs;
 use crate::context::{Context, Session};
 use crate::git::{Git, TreeId};
-use crate::judge::Results;
 use crate::machine;
 use crate::proc::Cmd;
 use crate::progress::{headline, print};
+use crate::results::Results;
 use crate::rundir;
 use crate::stop::{Fault, Stop};
 

@@ -7,9 +7,10 @@ use bytesize::ByteSize;
 use crate::cache::{self, Entry};
 use crate::cli::{CacheArgs, CacheCommand, PruneArgs};
 use crate::interrupt::Interrupt;
-use crate::progress::{clean, print};
+use crate::progress::print;
 use crate::stop::{AS_EXPECTED, FAULT, Fault, Stop};
 use crate::store::Store;
+use crate::words::clean;
 
 /// Runs the command.
 ///

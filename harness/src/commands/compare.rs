@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use crate::baseline::Baseline;
 use crate::cli::CompareArgs;
 use crate::compare::{Side, Words, compare, name, tell};
-use crate::judge::Results;
 use crate::proc::quote;
 use crate::progress::print;
+use crate::results::Results;
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::{report, rundir};
 

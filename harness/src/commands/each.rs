@@ -12,10 +12,12 @@ use crate::cli::RunArgs;
 use crate::collect::Evidence;
 use crate::context::Session;
 use crate::events::{Event, Record};
-use crate::judge::{self, Check, Checks, Results, Summary, TestResult, Verdict, outcome_of};
-use crate::progress::{clean, headline, print, say};
+use crate::judge::{self, outcome_of};
+use crate::progress::{headline, print, say};
+use crate::results::{Check, Checks, Results, Summary, TestResult, Verdict};
 use crate::stop::{self, Problem, Stop};
 use crate::trace::{changes, may_differ};
+use crate::words::clean;
 use crate::{report, rundir};
 
 /// What several runs come to: the first of these that one of them has. A fault ends

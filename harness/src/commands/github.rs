@@ -4,8 +4,8 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::judge::Results;
 use crate::progress::say;
+use crate::results::Results;
 use crate::{report, runner};
 
 /// The variable that names the file with the step's summary.

@@ -29,8 +29,9 @@ use crate::baseline::Baseline;
 use crate::context::Session;
 use crate::interrupt::Interrupt;
 use crate::progress::{self, Talk, say};
-use crate::report::{Copies, JUNIT, KTAP, Kcidb, RESULTS};
+use crate::report::{Copies, Kcidb};
 use crate::rundir;
+use crate::rundir::{JUNIT, KTAP, RESULTS};
 use crate::stop::{Problem, Stop};
 
 /// A session that shows its progress on standard error.

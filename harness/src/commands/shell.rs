@@ -24,12 +24,13 @@ use crate::boot::{self, SHELL_HOME};
 use crate::cli::ShellArgs;
 use crate::context::{Context, Session};
 use crate::plan::Switch;
-use crate::progress::{self, Talk, line, say};
+use crate::progress::{self, Talk, say};
 use crate::run::Options;
 use crate::run::shell::{self, End, Ended, Order, Sink};
 use crate::rundir;
 use crate::stop::{Fault, INTERRUPTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::terminal::{self, Kept, WayOut};
+use crate::words::line;
 
 /// What shells use for a command that is there and cannot be started, and for one
 /// that is not (POSIX, 2.8.2).

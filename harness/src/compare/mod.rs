@@ -3,7 +3,7 @@
 //!
 //! Nothing here does IO.
 
-mod change;
+mod allowed;
 mod tell;
 #[cfg(test)]
 mod tests;
@@ -12,13 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hmm_protocol::catalogue;
 
-use crate::baseline::{Baseline, Standing};
+use crate::baseline::Baseline;
 use crate::console::without_line;
-use crate::judge::{KernelEvent, Results, TestResult, Verdict};
-use crate::trace::Sent;
+use crate::results::{
+    About, Change, Comparison, Given, KernelEvent, Results, Sent, Standing, TestResult, Verdict,
+};
 use crate::trace::diff::{Chunk, diff};
 
-pub use change::{About, Allowed, Change, Comparison, Given};
+pub use allowed::Allowed;
 pub use tell::{Format, Words, against_baseline, against_baseline_in_markdown, name, tell};
 
 /// The name of the form that a comparison has as JSON.

@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::{About, Change, Comparison, Given};
-use crate::judge::Results;
 use crate::markdown::code;
-use crate::progress::{clean, line};
+use crate::results::{About, Change, Comparison, Given, Results};
+use crate::words::{clean, line};
 
 /// As what it is told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

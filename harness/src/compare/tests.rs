@@ -4,8 +4,8 @@ use std::slice::from_ref;
 
 use super::*;
 use crate::judge::tests::result;
-use crate::judge::{NotApplicable, RunOutcome, Violation};
 use crate::report::tests::run;
+use crate::results::{NotApplicable, RunOutcome, Violation};
 
 fn passed(id: &str) -> TestResult {
     let mut test = result(id, Verdict::Passed);

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 
 use hmm_protocol::wire::{GuestMessage, Health, Outcome, Sealed};
 
-use super::{KernelEvent, KernelInfo, MachineInfo, NotApplicable, Timing};
 use crate::collect::Evidence;
 use crate::console::{Finding, Report, Severity, Signature, What};
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
+use crate::frames::{self, Resolved};
 use crate::layout::Known;
 use crate::plan::Switch;
-use crate::run::describe;
+use crate::results::{KernelEvent, KernelInfo, MachineInfo, NotApplicable, Timing};
 use crate::stop::Stop;
-use crate::symbols::{self, Resolved};
 use crate::trace;
 
 /// What happened in a run.
@@ -264,7 +263,7 @@ impl History {
                 attempt.said.is_none() || !attempt.console_closed || !attempt.complaints.is_empty();
         }
         let blameless = ends.into_values().filter(|(_, blamed)| !blamed);
-        let told = blameless.map(|(end, _)| format!("outside any test: {}", describe(end)));
+        let told = blameless.map(|(end, _)| format!("outside any test: {}", end.words()));
         self.loose_ends.extend(told.collect::<Vec<_>>());
     }
 
@@ -277,7 +276,7 @@ impl History {
                 turn.into_iter().take(before)
             });
             let ends = lost.filter_map(|a| a.end.as_ref()).filter(|end| !in_order(end));
-            let told = ends.map(|end| format!("before {id} began: {}", describe(end)));
+            let told = ends.map(|end| format!("before {id} began: {}", end.words()));
             self.loose_ends.extend(told);
         }
     }
@@ -341,7 +340,7 @@ impl History {
     /// An address of a call trace with its lines in the source, if they are known.
     fn lines_of(&self, frame: &str) -> Vec<String> {
         match self.symbols.get(frame) {
-            Some(resolved) => symbols::trace(std::slice::from_ref(resolved)),
+            Some(resolved) => frames::trace(std::slice::from_ref(resolved)),
             None => vec![frame.to_owned()],
         }
     }

@@ -6,28 +6,26 @@
 
 mod history;
 mod health;
-mod known;
-mod results;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hmm_protocol::wire::{Failure, Outcome};
 
-pub use known::{KernelRange, KnownIssue, known_issues};
-pub use results::*;
-
-use crate::baseline::{Baseline, Standing};
+use crate::baseline::Baseline;
 use crate::collect::Evidence;
 use crate::compare::{Allowed, Side, compare};
 use crate::console::Severity;
 use crate::events::VmEnd;
 use crate::flow::Stage;
+use crate::known::KnownIssue;
 use crate::plan::Expect;
-use crate::progress::seconds;
-use crate::run::describe;
+use crate::results::{
+    Check, Checks, Results, RunOutcome, SCHEMA, Standing, Summary, TestResult, TraceInfo, Verdict,
+};
 use crate::stop::{self, Stop};
 use crate::trace::{self, Trace};
+use crate::words::seconds;
 use history::{Attempt, Complaint, History, Said, turns};
 
 /// Judges a run.
@@ -272,7 +270,7 @@ fn from_the_test(
         let so_far = if attempt.begun { "started and did not finish" } else { "did not start" };
         let end = attempt.end.as_ref().map_or_else(
             || "the harness ended in the middle of it".to_owned(),
-            |end| format!("it {so_far}: {}", describe(end)),
+            |end| format!("it {so_far}: {}", end.words()),
         );
         return match (&attempt.end, worst) {
             (Some(VmEnd::Interrupted) | None, _) | (Some(VmEnd::QemuGone { .. }), None) => {

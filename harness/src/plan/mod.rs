@@ -16,9 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::compare::Allowed;
 use crate::flow::Stage;
 use crate::image::Rootfs;
-use crate::judge::Verdict;
 use crate::machine::Accel;
-use crate::run::Isolate;
+use crate::results::Verdict;
 use crate::series;
 use crate::stop::Problem;
 
@@ -100,6 +99,17 @@ pub struct Wishes {
     pub perfetto: Option<PathBuf>,
     /// A plan's `expect`.
     pub expect: Option<Expect>,
+}
+
+/// What tests share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolate {
+    /// A kernel, until it complains; each has a process of its own.
+    #[default]
+    Process,
+    /// Nothing: each has a VM of its own.
+    Vm,
 }
 
 /// Whether something is done.

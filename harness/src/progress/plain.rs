@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use hmm_protocol::wire::{GuestMessage, Health, Outcome};
 
-use super::{line, seconds};
-use crate::events::{Event, VmEnd, describe as say_of};
-use crate::run::describe;
+use crate::events::{Event, VmEnd, describe};
+use crate::words::{line, seconds};
 
 /// Turns events into lines.
 #[derive(Debug, Default)]
@@ -65,9 +64,7 @@ impl Plain {
             }
             Event::Frame { sealed, .. } => self.frame(&sealed.message),
             Event::VmEnded { end: VmEnd::Done | VmEnd::Saved | VmEnd::Interrupted, .. } => None,
-            Event::VmEnded { end, .. } => {
-                Some(format!("run      the VM is over: {}", describe(end)))
-            }
+            Event::VmEnded { end, .. } => Some(format!("run      the VM is over: {}", end.words())),
             Event::Began { .. }
             | Event::StageStarted { .. }
             | Event::Kernel(_)
@@ -91,7 +88,7 @@ impl Plain {
                 let (id, time) = (line(id), seconds(Duration::from_micros(*duration_us)));
                 Some(format!("run      {finished:>2}/{planned} {word:<7} {id} ({time})"))
             }
-            GuestMessage::Refused { .. } => Some(format!("run      {}", line(&say_of(message)))),
+            GuestMessage::Refused { .. } => Some(format!("run      {}", line(&describe(message)))),
             _ => None,
         }
     }

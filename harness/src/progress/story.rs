@@ -4,7 +4,7 @@ use hmm_protocol::wire::{Failure, GuestMessage, Health, Outcome, Sealed};
 
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
-use crate::judge::NotApplicable;
+use crate::results::NotApplicable;
 
 /// A frame of a machine.
 pub(super) fn said(vm: u32, message: GuestMessage) -> Event {

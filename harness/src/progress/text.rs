@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthChar as _;
 
-use super::clean;
+use crate::words::clean;
 
 /// The most characters that are kept of a piece: no screen is as wide.
 const LONGEST: usize = 512;

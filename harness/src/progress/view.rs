@@ -7,11 +7,11 @@ use std::time::Duration;
 use hmm_protocol::wire::GuestMessage;
 
 use super::plain::Plain;
-use super::seconds;
 use super::text::{Line, Style};
 use crate::events::{Event, Shown, VmEnd};
 use crate::flow::Stage;
 use crate::stop::Stop;
+use crate::words::seconds;
 
 /// How many of a stage's last lines are shown.
 const WINDOW: usize = 10;

@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use crate::compare::{About, Change};
-use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
-use crate::progress::line;
+use crate::results::{About, Change, KernelEvent, Results, RunOutcome, TestResult, Verdict};
+use crate::words::line;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +171,7 @@ pub(crate) mod tests {
     use crate::baseline::Baseline;
     use crate::compare::{Side, compare};
     use crate::judge::tests::result;
-    use crate::judge::{KernelInfo, MachineInfo, SCHEMA, Summary, Timing, Violation};
+    use crate::results::{KernelInfo, MachineInfo, SCHEMA, Summary, Timing, Violation};
 
     /// A run with these tests, that is as expected.
     pub(crate) fn run(tests: Vec<TestResult>) -> Results {

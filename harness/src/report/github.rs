@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::cases::expected_by;
 use super::{next_command, word};
 use crate::compare::against_baseline_in_markdown;
-use crate::judge::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
 use crate::markdown::{code, cut, fenced};
-use crate::progress::{line, seconds};
+use crate::results::{KernelEvent, Results, RunOutcome, TestResult, Verdict};
+use crate::words::{line, seconds};
 
 /// How many annotations of one kind the runner takes from a step.
 const ANNOTATIONS: usize = 10;

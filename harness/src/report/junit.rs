@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::cases::{Case, State, cases};
-use crate::judge::Results;
+use crate::results::Results;
 
 /// The text of `junit.xml`: one suite, whose name is the kernel's release.
 ///

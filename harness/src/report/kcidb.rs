@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::cases::complaint;
 use crate::flow::Stage;
-use crate::judge::{AppliedPatch, KernelEvent, Results, RunOutcome, TestResult, Verdict};
-use crate::progress::{clean, line};
+use crate::results::{AppliedPatch, KernelEvent, Results, RunOutcome, TestResult, Verdict};
+use crate::words::{clean, line};
 
 /// The version of the schema, as the package `kcidb-io` publishes it.
 const VERSION: (u32, u32) = (5, 3);

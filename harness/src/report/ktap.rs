@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::cases::{Case, State, cases};
-use crate::judge::Results;
+use crate::results::Results;
 
 /// The text of `results.ktap`. What there is to say of a test stands before its
 /// result.

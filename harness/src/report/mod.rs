@@ -18,23 +18,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::compare;
-use crate::judge::{Results, RunOutcome, TestResult, Verdict};
 use crate::proc::quote;
-use crate::progress::{clean, line, seconds};
-use crate::rundir;
+use crate::results::{Results, RunOutcome, TestResult, Verdict};
+use crate::rundir::{self, DRAFT, JUNIT, KTAP, RESULTS};
 use crate::store::digest_of;
+use crate::words::{clean, line, seconds};
 
 pub(crate) use github::{annotations, step_summary};
 pub(crate) use kcidb::is_origin;
 
 /// How much of a call trace the summary shows.
 const FRAMES: usize = 4;
-
-/// The file.
-pub const RESULTS: &str = "results.json";
-
-/// What `results.json` is called while it is written.
-pub const DRAFT: &str = "results.json.new";
 
 /// Reads the `results.json` of a run.
 ///
@@ -49,12 +43,6 @@ pub fn read(dir: &Path) -> Result<Results> {
         .map_err(|error| anyhow!(line(&error.to_string())))
         .with_context(|| format!("{} is not what this program writes", path.display()))
 }
-
-/// The same as JUnit XML.
-pub const JUNIT: &str = "junit.xml";
-
-/// The same as KTAP.
-pub const KTAP: &str = "results.ktap";
 
 /// Where a judgement is written beside the run directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

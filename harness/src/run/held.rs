@@ -12,17 +12,17 @@ use hmm_protocol::wire::{GuestMessage, HostMessage, Outcome};
 use serde_json::json;
 use tokio::time::{Duration, Instant};
 
+use super::Options;
 use super::starts::Starts;
 use super::turn::{Deadline, Hangs, job};
-use super::{Options, describe};
 use crate::boot::Recipe;
 use crate::console::What;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
 use crate::flow::Stage;
-use crate::progress::line;
 use crate::stop::{Fault, Stop};
 use crate::vm::{Consoles, Happening, Vm};
+use crate::words::line;
 
 /// How long nothing may happen to a held machine: as good as for ever.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -78,7 +78,7 @@ pub async fn hold<'a>(
         let why = match &end {
             // How the test has ended, and the machine with it.
             VmEnd::Replaced { reason } => reason.clone(),
-            end => describe(end),
+            end => end.words(),
         };
         held.end(end.clone()).await;
         if end == VmEnd::Interrupted {

@@ -20,14 +20,12 @@ use futures_util::future::join_all;
 use hmm_protocol::TestId;
 use hmm_protocol::catalogue::LONGEST;
 use hmm_protocol::wire::HostMessage;
-use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
 use crate::boot::Recipe;
 use crate::context::Context;
 use crate::events::{Event, VmEnd};
-use crate::plan::Switch;
-use crate::progress::clean;
+use crate::plan::{Isolate, Switch};
 use crate::stop::Stop;
 use crate::vm::{Consoles, Vm};
 use starts::Starts;
@@ -39,17 +37,6 @@ const TURNS_OF_A_VM: u32 = 200;
 
 /// What the run may take beyond the time that its tests may.
 const RUN: Duration = Duration::from_secs(120);
-
-/// What tests share.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Isolate {
-    /// A kernel, until it complains; each has a process of its own.
-    #[default]
-    Process,
-    /// Nothing: each has a VM of its own.
-    Vm,
-}
 
 /// What the run may decide for itself.
 #[derive(Debug, Clone, Copy)]
@@ -278,7 +265,7 @@ impl<'a, 't> Worker<'a, 't> {
             if self.run.is_over()
                 && let Some(left) = self.queue.close()
             {
-                let reason = format!("{}; {left} turns were not had", describe(&self.run.passed()));
+                let reason = format!("{}; {left} turns were not had", self.run.passed().words());
                 self.ctx.log.emit(Event::CutShort { reason });
             }
             turn = self.queue.take();
@@ -342,24 +329,4 @@ impl<'a, 't> Worker<'a, 't> {
 struct Over {
     end: VmEnd,
     nobodys_fault: bool,
-}
-
-/// Why a VM is gone, in words.
-pub fn describe(end: &VmEnd) -> String {
-    match end {
-        VmEnd::Done => "it powered off as it was told".into(),
-        VmEnd::Saved => "its state was saved".into(),
-        VmEnd::Replaced { reason } => clean(&format!("a fresh kernel was due: {reason}")),
-        VmEnd::GuestGone { how } if how == "guest-reset" => "the guest reset itself".into(),
-        VmEnd::GuestGone { how } if how == "guest-shutdown" => {
-            "the guest powered itself off".into()
-        }
-        VmEnd::GuestGone { how } => clean(&format!("the guest is gone: {how}")),
-        VmEnd::QemuGone { code, .. } => format!("QEMU ended with {code} without a word"),
-        VmEnd::Deadline { name, ms } => {
-            format!("the {name} deadline of {:.1} s passed", *ms as f64 / 1000.0)
-        }
-        VmEnd::Agent { what } => clean(&format!("the agent failed: {what}")),
-        VmEnd::Interrupted => "interrupted".into(),
-    }
 }

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
 
+use super::Options;
 use super::starts::Starts;
 use super::turn::{CONSOLE, Deadline, unexpected};
-use super::{Options, describe};
 use crate::boot::Recipe;
 use crate::console::What;
 use crate::context::Context;
@@ -111,13 +111,13 @@ pub async fn command(
     let end = match served {
         Ok(end) => End::Command(end),
         Err(VmEnd::Interrupted) => return Err(Stop::Interrupted),
-        Err(end @ VmEnd::GuestGone { .. }) => End::Guest { why: describe(&end), tail },
+        Err(end @ VmEnd::GuestGone { .. }) => End::Guest { why: end.words(), tail },
         Err(end) => {
             let details = match &end {
                 VmEnd::QemuGone { tail, .. } => tail.clone(),
                 _ => tail,
             };
-            let fault = Fault::new(format!("the command did not end: {}", describe(&end)));
+            let fault = Fault::new(format!("the command did not end: {}", end.words()));
             return Err(Stop::Machine(fault.at(Stage::Run).details(details)));
         }
     };

@@ -8,8 +8,8 @@ use hmm_protocol::wire::{Attach, GuestMessage, HostMessage, VERSION};
 use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
 
+use super::Options;
 use super::turn::{BOOT, Deadline, Hangs, PREPARE, RESTORE, SAVE, answer, unexpected, unwatched};
-use super::{Options, describe};
 use crate::boot::{Recipe, cannot_trace};
 use crate::console::{Scanner, What};
 use crate::context::Context;
@@ -214,7 +214,7 @@ impl<'a> Starts<'a> {
             drop(draft);
             let why = match &end {
                 VmEnd::Replaced { reason } => reason.clone(),
-                end => describe(end),
+                end => end.words(),
             };
             return Ok(self.not_saved(vm, end, why).await);
         }
@@ -278,7 +278,7 @@ impl<'a> Starts<'a> {
             return Err(Stop::Interrupted);
         }
         self.ctx.log.check()?;
-        self.doubt(snapshot, &describe(&end)).await;
+        self.doubt(snapshot, &end.words()).await;
         Ok(None)
     }
 
@@ -377,18 +377,18 @@ impl<'a> Starts<'a> {
             VmEnd::QemuGone { .. } => self.forgive(&end),
             VmEnd::Deadline { .. } if self.late.get().is_none_or(|made| number < made) => {
                 self.late.set(Some(self.late.get().unwrap_or(self.made.get())));
-                self.ctx.log.note(format!("{}, which is forgiven once", describe(&end)));
+                self.ctx.log.note(format!("{}, which is forgiven once", end.words()));
                 Ok(())
             }
             VmEnd::Agent { .. } => {
-                let fault = Fault::new(format!("the guest is not ours: {}", describe(&end)));
+                let fault = Fault::new(format!("the guest is not ours: {}", end.words()));
                 Err(Stop::Machine(fault.at(Stage::Boot).details(tail)))
             }
             end => {
                 let why = match end {
                     // What the agent could not do, in its own words.
                     VmEnd::Replaced { reason } => reason,
-                    end => describe(&end),
+                    end => end.words(),
                 };
                 let fault = Fault::new(format!("the kernel does not boot: {why}"))
                     .at(Stage::Boot)
@@ -404,7 +404,7 @@ impl<'a> Starts<'a> {
     /// # Errors
     /// The second time.
     pub(super) fn forgive(&self, end: &VmEnd) -> Result<(), Stop> {
-        let what = describe(end);
+        let what = end.words();
         if let Some(before) = self.forgiven.replace(Some(what.clone())) {
             let details = match end {
                 VmEnd::QemuGone { tail, .. } => tail.clone(),

@@ -9,7 +9,7 @@ use xshell::Shell;
 use crate::context::Context;
 use crate::flow::Stage;
 use crate::git::{self, Git, Said, TreeId};
-use crate::judge::AppliedPatch;
+use crate::results::AppliedPatch;
 use crate::series::hunk;
 use crate::series::mail::Patch;
 use crate::stop::{Fault, Stop};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::git::{self, Git, TreeId};
-use crate::judge::AppliedPatch;
+use crate::results::AppliedPatch;
 use crate::series::apply::Applied;
 use crate::source::{SourceTree, version_of};
 use crate::stop::{Problem, Stop};

@@ -16,7 +16,6 @@ mod vmlinux;
 mod objects;
 mod code;
 mod lines;
-mod show;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -26,10 +25,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 
 use crate::build::{Kernel, Lane, diagnose};
 use crate::context::Context;
+use crate::frames::{Frame, Resolved};
 use crate::kbuild;
 use crate::proc::Cmd;
 use crate::stop::Stop;
@@ -37,7 +36,6 @@ use crate::stop::Stop;
 pub use address::{Place, Wanted};
 use lines::Compiled;
 use objects::Built;
-pub use show::trace;
 use vmlinux::{Function, Vmlinux};
 
 /// How long another run may keep the lane: its build may take many minutes, and
@@ -54,29 +52,6 @@ const NAMESAKES: usize = 4;
 /// are would cost a third of the compilation and is not asked for. It goes
 /// without warnings, which the build has shown.
 const FLAGS: [&str; 5] = ["-w", "-g", "-fno-var-tracking", "-gz=none", "-c"];
-
-/// What an address stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resolved {
-    /// As it was asked for.
-    pub address: String,
-    /// The innermost inlined function first, last the one that the kernel
-    /// named. Empty if that could not be found out.
-    pub frames: Vec<Frame>,
-    /// Why there are no frames.
-    pub why: Option<String>,
-}
-
-/// A function and the line in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frame {
-    /// Its name in the source.
-    pub function: String,
-    /// Relative to the tree, or to the build directory if the build made it.
-    pub file: String,
-    /// Counted from 1; 0 if the compiler assigned the code to no line.
-    pub line: u32,
-}
 
 /// Resolves addresses of a kernel's report, each to one [`Resolved`], in order.
 /// Takes about as long as the compilation of the objects that they are in, and

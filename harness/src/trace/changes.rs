@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::diff::{Chunk, StepDiff, diff};
-
-/// What differs in an operation: how much more often the second kernel sends each
-/// event there than the first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Change(BTreeMap<String, i64>);
+use crate::results::Difference;
 
 /// In which operations the canonical traces of tests differ, and how, by the
 /// operation. Steps that only one of them has are passed over: a test that fails
@@ -15,56 +11,25 @@ pub(super) struct Change(BTreeMap<String, i64>);
 pub fn changes<'a>(
     pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> BTreeMap<String, String> {
-    let mut changes: BTreeMap<String, Change> = BTreeMap::new();
+    let mut changes: BTreeMap<String, Difference> = BTreeMap::new();
     for (left, right) in pairs {
         for step in diff(left, right) {
             let (Some(_), Some(of)) = (step.left, step.right) else { continue };
             if step.chunks.iter().any(|chunk| matches!(chunk, Chunk::Differs { .. })) {
-                changes.entry(of.op.to_owned()).or_default().add(&step);
+                add(changes.entry(of.op.to_owned()).or_default(), &step);
             }
         }
     }
     changes.into_iter().map(|(op, change)| (op, change.words())).collect()
 }
 
-impl Change {
-    fn add(&mut self, step: &StepDiff<'_>) {
-        for chunk in &step.chunks {
-            let Chunk::Differs { left, right } = chunk else { continue };
-            for (lines, by) in [(left, -1), (right, 1)] {
-                lines.iter().for_each(|line| self.count(&what(line), by));
-            }
+/// Counts what differs in a step.
+fn add(to: &mut Difference, step: &StepDiff<'_>) {
+    for chunk in &step.chunks {
+        let Chunk::Differs { left, right } = chunk else { continue };
+        for (lines, by) in [(left, -1), (right, 1)] {
+            lines.iter().for_each(|line| to.count(&what(line), by));
         }
-    }
-
-    /// Takes in that there is so much more of an event.
-    pub(super) fn count(&mut self, event: &str, by: i64) {
-        let more = self.0.entry(event.to_owned()).or_default();
-        *more = more.saturating_add(by);
-    }
-
-    /// What there is less of, and what more.
-    pub(super) fn ends(&self) -> (String, String) {
-        let those = |is: &dyn Fn(i64) -> bool| {
-            let names = self.0.iter().filter(|(_, more)| is(**more)).map(|(name, _)| name.as_str());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        (those(&|more| more < 0), those(&|more| more > 0))
-    }
-
-    fn words(&self) -> String {
-        let (gone, new) = self.ends();
-        otherwise(&gone, &new)
-    }
-}
-
-/// What an operation sends less of and what more, in words: `CLEAR -> MIGRATE`.
-pub fn otherwise(gone: &str, new: &str) -> String {
-    match (gone, new) {
-        ("", "") => "the same events, otherwise".to_owned(),
-        ("", new) => format!("+ {new}"),
-        (gone, "") => format!("- {gone}"),
-        (gone, new) => format!("{gone} -> {new}"),
     }
 }
 

@@ -32,10 +32,9 @@ use hmm_protocol::trace::{CALIBRATIONS, Capture, TraceReady};
 use sha2::{Digest as _, Sha256};
 
 pub use canonical::Canonical;
-pub use changes::{changes, otherwise};
+pub use changes::changes;
 pub use decode::{About, Calls, Decoded, decode};
 pub use format::Formats;
-pub use operations::Sent;
 pub use perfetto::{Perfetto, Times};
 pub use probes::{ESSENTIAL, setup};
 pub use row::{Address, Probe, Row, rows};
@@ -43,8 +42,8 @@ pub use rules::{RULES, Rules};
 pub use tell::{Tell, Told};
 pub use timeline::{Draw, Timeline};
 
-use crate::judge::{TraceInfo, Violation};
-use crate::progress::line;
+use crate::results::{TraceInfo, Violation};
+use crate::words::line;
 use operations::Operations;
 
 /// Why a guest cannot trace, if it cannot: it says so, or its kernel has refused

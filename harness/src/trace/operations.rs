@@ -2,14 +2,12 @@
 //! file that people review, and enough to say which operation is not what it was.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, Write};
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::changes::{Change, what};
+use super::changes::what;
+use crate::results::Sent;
 
 /// How many operations a trace can have, and how many kinds of lines an operation:
 /// an honest test has some dozens.
@@ -18,75 +16,6 @@ const MOST: usize = 1 << 8;
 /// As many hexadecimal digits of a digest are kept: it tells apart what stands side
 /// by side, and proves nothing.
 const DIGITS: usize = 8;
-
-/// What is sent in all steps of an operation: `16 MIGRATE, 16 collect; 1c7b03f2`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Sent {
-    /// How often there is each kind of line.
-    events: BTreeMap<String, u64>,
-    /// The beginning of the SHA-256 of its part of the canonical form.
-    digest: String,
-}
-
-impl Sent {
-    /// What another kernel sends less of and what more, if it is not the same: CLEAR
-    /// and MIGRATE.
-    pub fn against(&self, other: &Sent) -> Option<(String, String)> {
-        if self == other {
-            return None;
-        }
-        let mut change = Change::default();
-        self.events.iter().for_each(|(event, n)| change.count(event, -signed(*n)));
-        other.events.iter().for_each(|(event, n)| change.count(event, signed(*n)));
-        Some(change.ends())
-    }
-
-    /// What is sent, without the digest.
-    pub fn words(&self) -> String {
-        let count = |(event, n): (&String, &u64)| format!("{n} {event}");
-        self.events.iter().map(count).collect::<Vec<_>>().join(", ")
-    }
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-impl fmt::Display for Sent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.words(), self.digest)
-    }
-}
-
-impl From<Sent> for String {
-    fn from(sent: Sent) -> String {
-        sent.to_string()
-    }
-}
-
-impl FromStr for Sent {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Sent, String> {
-        let wrong = || format!("{text:?} is not of the form \"2 MIGRATE, 1 collect; 1c7b03f2\"");
-        let (list, digest) = text.split_once("; ").ok_or_else(wrong)?;
-        let event = |item: &str| {
-            let (count, event) = item.split_once(' ')?;
-            Some((event.to_owned(), count.parse().ok()?))
-        };
-        let events = list.split(", ").map(event).collect::<Option<_>>().ok_or_else(wrong)?;
-        Ok(Sent { events, digest: digest.to_owned() })
-    }
-}
-
-impl TryFrom<String> for Sent {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Sent, String> {
-        text.parse()
-    }
-}
 
 /// Takes a canonical form in, and passes it on.
 pub(super) struct Operations<W> {
@@ -156,7 +85,7 @@ impl<W: Write> Write for Operations<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::otherwise;
+    use crate::results::otherwise;
 
     const TRACE: &str = "open dmirror0\n  insert dmirror0 everything\nbegin\nto-device \
                          buffer[0..2)\n  MIGRATE buffer[0..1) owner dmirror0\n    callback \

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::buffers::Buffers;
 use super::row::{Probe, Row};
-use crate::progress::clean;
+use crate::words::clean;
 
 /// `PID_MAX_LIMIT` of include/linux/threads.h: no thread of the guest has a
 /// higher number, so those of processes are from here on.

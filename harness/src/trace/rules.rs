@@ -12,7 +12,7 @@ use hmm_protocol::trace::{CALIBRATION, CALIBRATIONS};
 use super::buffers::Buffers;
 use super::format::Formats;
 use super::row::{Probe, Row};
-use crate::judge::Violation;
+use crate::results::Violation;
 
 /// How many broken rules are told one by one.
 const TOLD: usize = 20;

@@ -13,7 +13,7 @@ use super::fold::Fold;
 use super::groups::Groups;
 use super::row::{Probe, Row};
 use super::tell::Told;
-use crate::judge::Violation;
+use crate::results::Violation;
 
 /// Rows in, steps out.
 pub(super) struct Steps {

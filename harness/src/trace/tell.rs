@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::row::Row;
 use super::steps::{Ended, Steps};
-use crate::judge::Violation;
-use crate::progress::clean;
+use crate::results::Violation;
+use crate::words::clean;
 
 /// How wide the column of times is.
 const TIMES: usize = 13;

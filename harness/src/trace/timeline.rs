@@ -14,7 +14,7 @@ use super::row::Row;
 use super::steps::{Ended, Steps};
 use super::tell::{self, Told};
 use crate::html::clip;
-use crate::judge::Violation;
+use crate::results::Violation;
 
 /// How much of a trace is drawn: so many steps, and so many events of all of them.
 const MOST_STEPS: usize = 400;

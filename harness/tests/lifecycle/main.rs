@@ -12,8 +12,8 @@ use std::fs;
 use std::time::Duration;
 
 use hmm_harness::events::VmEnd;
-use hmm_harness::judge::Check;
-use hmm_harness::judge::Verdict::{Crashed, Failed, NotRun, Passed, TimedOut};
+use hmm_harness::results::Check;
+use hmm_harness::results::Verdict::{Crashed, Failed, NotRun, Passed, TimedOut};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome, VERSION};
 
 use qemu::{Act, At, begins, ends, finished, hello, passed, print};

@@ -15,14 +15,15 @@ use hmm_harness::flow::Stage;
 use hmm_harness::git::{Git, TreeId};
 use hmm_harness::image::{Image, Rootfs};
 use hmm_harness::interrupt::Interrupt;
-use hmm_harness::judge::{self, Results, TestResult, Verdict};
+use hmm_harness::judge;
 use hmm_harness::layout::{Known, Layout};
 use hmm_harness::machine::{Accelerator, Qemu};
-use hmm_harness::plan::{self, Plan, Switch, Wishes};
-use hmm_harness::run::{self, Isolate, Options};
+use hmm_harness::plan::{self, Isolate, Plan, Switch, Wishes};
+use hmm_harness::results::{Results, TestResult, Verdict};
+use hmm_harness::run::{self, Options};
 use hmm_harness::series::PatchedTree;
 use hmm_harness::store::Store;
-use hmm_harness::{collect, proc, run::describe};
+use hmm_harness::{collect, proc};
 use hmm_protocol::trace::Capture;
 use hmm_protocol::wire::{Abi, Attach, GuestMessage, Prepare};
 use nix::sys::signal::{Signal, kill};
@@ -471,7 +472,7 @@ impl std::fmt::Display for Told {
             writeln!(f, "  outside of any test: {}", event.title)?;
         }
         for end in self.ends() {
-            writeln!(f, "  a machine is over: {}", describe(end))?;
+            writeln!(f, "  a machine is over: {}", end.words())?;
         }
         for note in self.notes_made() {
             writeln!(f, "  note: {note}")?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hmm_harness::judge::Check;
-use hmm_harness::judge::Verdict::{Crashed, Failed, Passed};
+use hmm_harness::results::Check;
+use hmm_harness::results::Verdict::{Crashed, Failed, Passed};
 use hmm_protocol::trace::{Capture, Marker, Step, TraceReady};
 use hmm_protocol::wire::{GuestMessage, Health, Outcome};
 

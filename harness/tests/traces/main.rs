@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hmm_harness::judge::Violation;
+use hmm_harness::results::Violation;
 use hmm_harness::trace::{Canonical, Row, Rules};
 
 fn dir() -> PathBuf {

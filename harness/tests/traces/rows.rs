@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use hmm_harness::judge::Violation;
+use hmm_harness::results::Violation;
 use hmm_harness::trace::{Probe, RULES, Row, in_a_line};
 
 use crate::{canonical, dir, expect, judged, oddities};

@@ -3,7 +3,7 @@
 
 use std::io::{self, Cursor};
 
-use hmm_harness::judge::Violation;
+use hmm_harness::results::Violation;
 use hmm_harness::trace::{About, Row, understand};
 
 use crate::captures::Captures;

@@ -20,8 +20,9 @@ use crate::bisect::{Answer, Next, Question, Seen, next};
 use crate::cli::BisectArgs;
 use crate::context::Session;
 use crate::plan::Wishes;
-use crate::progress::{clean, headline, print, say};
+use crate::progress::{headline, print, say};
 use crate::stop::{self, Problem, Stop};
+use crate::words::clean;
 use crate::{report, rundir};
 use state::{End, State, Step};
 

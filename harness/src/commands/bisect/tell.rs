@@ -9,9 +9,9 @@ use super::state::{End, State};
 use crate::bisect::{Answer, Change, Question};
 use crate::commands::candidates::{Candidate, Judged};
 use crate::commands::show::diff::side_by_side;
-use crate::progress::{clean, seconds};
 use crate::rundir::BISECT_HTML;
 use crate::trace::changes;
+use crate::words::{clean, seconds};
 
 /// The traces of a test before a patch and with it.
 pub(super) struct Traces {

@@ -14,11 +14,12 @@ use crate::commands::run_kernel_tests::{Permissions, carry_out, prepare};
 use crate::compare::{Side, compare};
 use crate::context::{Context, Session};
 use crate::git::{Git, TreeId};
-use crate::judge::{KernelEvent, Results, Verdict, outcome_of};
+use crate::judge::outcome_of;
 use crate::packages::{self, Missing};
 use crate::plan::Wishes;
 use crate::proc::Cmd;
 use crate::report::{self, Copies, Kcidb};
+use crate::results::{KernelEvent, Results, Verdict};
 use crate::stop::{self, Stop};
 use crate::store::digest;
 

@@ -28,9 +28,10 @@ use crate::context::{Context, Session};
 use crate::image::Rootfs;
 use crate::plan::{Switch, Wishes};
 use crate::proc::Cmd;
-use crate::progress::{self, Talk, begun, headline, pass_on, print, seconds, settled};
+use crate::progress::{self, Talk, begun, headline, pass_on, print, settled};
 use crate::rundir;
 use crate::stop::{Problem, Stop};
+use crate::words::seconds;
 use installed::Installed;
 
 /// A step and what came out.

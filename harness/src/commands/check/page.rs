@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::context::Context;
-use crate::judge::Results;
 use crate::packages;
 use crate::proc::Cmd;
-use crate::report::{self, html::REPORT};
+use crate::report;
+use crate::results::Results;
+use crate::rundir::REPORT;
 use crate::stop::Stop;
 
 /// What the step is called.

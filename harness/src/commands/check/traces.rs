@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use crate::commands::run_kernel_tests::{Permissions, carry_out, prepare};
 use crate::context::Session;
-use crate::judge::{Results, Verdict};
 use crate::plan::{Switch, Wishes};
+use crate::results::{Results, Verdict};
 use crate::rundir::{canonical_of, rows_of};
 use crate::stop::{NOT_JUDGEABLE, Stop};
 use crate::trace::Row;

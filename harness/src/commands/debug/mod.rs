@@ -23,14 +23,15 @@ use crate::collect::Evidence;
 use crate::context::Session;
 use crate::events::VmEnd;
 use crate::flow::Stage;
-use crate::judge::{KernelInfo, Results, TestResult};
 use crate::keeper::CANNOT_START;
-use crate::plan::Wishes;
-use crate::progress::{self, Talk, line, print, say};
-use crate::run::{Held, Isolate, Options, Seen, describe};
+use crate::plan::{Isolate, Wishes};
+use crate::progress::{self, Talk, print, say};
+use crate::results::{KernelInfo, Results, TestResult};
+use crate::run::{Held, Options, Seen};
 use crate::stop::{AS_EXPECTED, Fault, Problem, Stop};
 use crate::terminal::Kept;
 use crate::vm::Consoles;
+use crate::words::line;
 use crate::{boot, collect, judge, machine, proc, run, rundir};
 
 /// How long is waited, when gdb has ended, for what the machine still has to say.
@@ -256,7 +257,7 @@ impl Debugged<'_> {
             Seen::Gone(end) => {
                 // That is how gdb ends what it has.
                 if !matches!(end, VmEnd::QemuGone { code: 0, .. }) {
-                    say(format_args!("debug    the machine is gone: {}", describe(&end)));
+                    say(format_args!("debug    the machine is gone: {}", end.words()));
                 }
                 self.gone = Some(end);
             }

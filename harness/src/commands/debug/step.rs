@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use hmm_protocol::wire::{GuestMessage, Outcome};
 
-use crate::compare::Comparison;
 use crate::events::{Event, Record};
-use crate::judge::TestResult;
+use crate::results::{Comparison, TestResult};
 
 /// What a traced test announces when its calibration is over.
 const BEGIN: &str = "begin";
@@ -121,8 +120,8 @@ mod tests {
     use super::*;
     use crate::baseline::Baseline;
     use crate::compare::{Side, compare};
-    use crate::judge::{Verdict, Violation};
     use crate::report::tests::run;
+    use crate::results::{Verdict, Violation};
     use hmm_protocol::wire::{Failure, Health, Sealed};
 
     const ID: &str = "hmm.migrate.private";

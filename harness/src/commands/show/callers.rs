@@ -10,19 +10,21 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::ask::layout::{self, owner_in_migrate_vma};
 use crate::build::Kernel;
 use crate::callers::{Caller, Owner, callers, mentions};
 use crate::commands::run_kernel_tests::{Prepared, prepare};
 use crate::context::{Context, Session};
+use crate::frames::Frame;
 use crate::git::Git;
-use crate::judge::Results;
-use crate::layout::{self, owner_in_migrate_vma};
 use crate::plan::Wishes;
-use crate::progress::{clean, print};
+use crate::progress::print;
+use crate::results::Results;
 use crate::series::PatchedTree;
 use crate::stop::{Problem, Stop};
-use crate::symbols::{self, Frame, Wanted};
+use crate::symbols::{self, Wanted};
 use crate::trace::Calls;
+use crate::words::clean;
 use crate::{build, collect, config, series, source};
 
 /// What is asked about.

@@ -15,10 +15,11 @@ use anyhow::{Context as _, anyhow};
 use super::{bisect, check_writable};
 use crate::cli::ShowArgs;
 use crate::context::Session;
-use crate::judge::{Results, TestResult, Verdict};
-use crate::progress::{UNWRITTEN, clean, print, say, stream};
+use crate::progress::{UNWRITTEN, print, say, stream};
+use crate::results::{Results, TestResult, Verdict};
 use crate::stop::{AS_EXPECTED, NOT_AS_EXPECTED, Problem, Stop};
 use crate::trace::{Tell, rows};
+use crate::words::clean;
 use crate::{report, rundir};
 
 /// Runs the command.

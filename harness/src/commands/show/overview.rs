@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::judge::{Check, Results, TestResult, TraceInfo};
-use crate::progress::{clean, seconds};
+use crate::results::{Check, Results, TestResult, TraceInfo};
+use crate::words::{clean, seconds};
 
 /// A line for each test.
 pub(super) fn tests(results: &Results) -> String {

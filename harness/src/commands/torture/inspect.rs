@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 
 use super::verdict::{Proof, Written};
 use crate::image::{self, Rootfs};
-use crate::judge::{self, Results};
+use crate::judge;
+use crate::results::Results;
 use crate::snapshot;
 use crate::{collect, context::Context, rundir, store::Store};
 

@@ -7,7 +7,7 @@ use hmm_protocol::catalogue::{self, LONGEST};
 use serde::Serialize;
 
 use crate::image::Rootfs;
-use crate::run::Isolate;
+use crate::plan::Isolate;
 
 /// The test that the planted bug makes fail, on both kinds of device memory.
 pub(super) const CULPRIT: &str = "hmm.migrate_fault";

@@ -9,7 +9,7 @@ use super::round::{CULPRIT, Injury, Round};
 use super::victim::End;
 use crate::events::{Event, Record};
 use crate::flow::Stage;
-use crate::judge::{Results, RunOutcome, Verdict};
+use crate::results::{Results, RunOutcome, Verdict};
 use crate::stop;
 
 use hmm_protocol::wire::{GuestMessage, Outcome};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use crate::judge::{KernelEvent, Results};
+use crate::results::{KernelEvent, Results};
 use crate::rundir::{self, console_of};
 
 /// How many lines before a complaint are shown, and how many from it on.

@@ -7,8 +7,8 @@ use super::summary::{complaint, line};
 use super::traces::Traced;
 use super::{LINE, Report, TEXT, console};
 use crate::html::{clip, escape_lines, json};
-use crate::judge::TestResult;
 use crate::report::{again, show_trace};
+use crate::results::TestResult;
 use crate::trace::Timeline;
 
 /// How many broken rules are told.

@@ -23,15 +23,10 @@ use anyhow::{Context as _, Result};
 use super::program;
 use crate::collect;
 use crate::events::Record;
-use crate::judge::Results;
+use crate::results::Results;
+use crate::rundir::{REPORT, REPORT_DRAFT};
 use console::Consoles;
 use traces::Traced;
-
-/// The file.
-pub const REPORT: &str = "report.html";
-
-/// What it is called while it is written.
-pub const REPORT_DRAFT: &str = "report.html.new";
 
 /// How long a line of anybody else may be, in bytes, and how long a text of
 /// several.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{LINE, Report, TEXT};
-use crate::compare::{Change, Comparison};
 use crate::html::{clip, escape, escape_lines};
-use crate::judge::{KernelEvent, Results, RunOutcome, Summary, TestResult, Verdict};
-use crate::progress::seconds;
 use crate::report::word;
+use crate::results::{
+    Change, Comparison, KernelEvent, Results, RunOutcome, Summary, TestResult, Verdict,
+};
 use crate::rundir::FILES;
+use crate::words::seconds;
 
 /// How many tests are listed before the table.
 const LISTED: usize = 100;
@@ -368,8 +369,9 @@ pub(super) fn about(report: &Report<'_>) -> String {
 }
 
 fn files(report: &Report<'_>) -> String {
-    let there =
-        FILES.iter().filter(|name| **name != super::REPORT && report.dir.join(name).is_file());
+    let there = FILES
+        .iter()
+        .filter(|name| **name != crate::rundir::REPORT && report.dir.join(name).is_file());
     let links: Vec<String> = there.map(|name| format!("<a href=\"{name}\">{name}</a>")).collect();
     format!(
         "<p class=\"files\"><span class=\"dim\">Evidence in</span> <code>{}</code>: {}</p>\n",

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::summary::{class, line, verdict};
 use super::{Report, detail};
-use crate::judge::{Check, Results, TestResult};
-use crate::progress::seconds;
 use crate::report::cases::expected_by;
+use crate::results::{Check, Results, TestResult};
+use crate::words::seconds;
 
 /// How large the table may become before no more traces are drawn, in bytes. That of
 /// 60 tests takes a sixth of it.
@@ -126,11 +126,11 @@ fn sign(check: Check) -> String {
 }
 
 fn notes(test: &TestResult, results: &Results) -> String {
-    let expected = test.as_expected && test.verdict != crate::judge::Verdict::Passed;
+    let expected = test.as_expected && test.verdict != crate::results::Verdict::Passed;
     let notes = [
         test.known_issue.as_ref().map(|issue| format!("known issue {}", line(issue))),
         (expected && test.known_issue.is_none()).then(|| expected_by(results).to_owned()),
-        (!test.as_expected && test.verdict == crate::judge::Verdict::Passed)
+        (!test.as_expected && test.verdict == crate::results::Verdict::Passed)
             .then(|| "not as expected".to_owned()),
         test.flaky.then(|| "flaky".to_owned()),
         (test.attempts > 1).then(|| format!("{} turns", test.attempts)),

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::{REPORT, REPORT_DRAFT, write};
+use super::write;
 use crate::baseline::Baseline;
 use crate::compare::{Side, compare};
 use crate::judge::tests::result;
-use crate::judge::{
+use crate::report::cases::tests::{colourful, run};
+use crate::results::{
     AppliedPatch, KernelEvent, NotApplicable, Results, RunOutcome, Verdict, Violation,
 };
-use crate::report::cases::tests::{colourful, run};
+use crate::rundir::{REPORT, REPORT_DRAFT};
 
 fn page(results: &Results, dir: &Path) -> String {
     let path = write(results, dir).expect("writable");

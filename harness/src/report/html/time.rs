@@ -10,8 +10,8 @@ use super::Report;
 use super::summary::{class, line};
 use crate::events::{Event, Record};
 use crate::flow::Stage;
-use crate::judge::TestResult;
-use crate::progress::seconds;
+use crate::results::TestResult;
+use crate::words::seconds;
 
 /// How many turns are drawn, and how many machines beside each other.
 const TURNS: usize = 2000;

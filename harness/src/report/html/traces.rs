@@ -9,7 +9,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 
-use crate::judge::{Results, TestResult};
+use crate::results::{Results, TestResult};
 use crate::rundir::rows_of;
 use crate::trace::{Draw, Timeline, rows};
 

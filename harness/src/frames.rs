@@ -1,8 +1,31 @@
-//! A resolved trace as people read it.
+//! What the addresses of a kernel's call trace stand for, and how people read that.
 //!
 //! Nothing here does IO.
 
-use super::Resolved;
+use serde::{Deserialize, Serialize};
+
+/// What an address stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// As it was asked for.
+    pub address: String,
+    /// The innermost inlined function first, last the one that the kernel
+    /// named. Empty if that could not be found out.
+    pub frames: Vec<Frame>,
+    /// Why there are no frames.
+    pub why: Option<String>,
+}
+
+/// A function and the line in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Its name in the source.
+    pub function: String,
+    /// Relative to the tree, or to the build directory if the build made it.
+    pub file: String,
+    /// Counted from 1; 0 if the compiler assigned the code to no line.
+    pub line: u32,
+}
 
 /// The lines of a trace, one for each frame: `function (file:line)`, those that
 /// the compiler has inlined into the next one marked. An address that could
@@ -26,7 +49,6 @@ pub fn trace(resolved: &[Resolved]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::symbols::Frame;
 
     #[test]
     fn a_frame_a_line_and_inlined_ones_are_marked() {

@@ -5,6 +5,8 @@
 //! was compiled with. The answers are read from assembler text, as the kernel's
 //! own asm-offsets are: nothing of the tree is ever run.
 
+pub(crate) mod layout;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! What a comparison finds, and what of it is allowed.
+//! What is worse in a run than in another, or than in a baseline, and what is better.
 
 use serde::{Deserialize, Serialize};
 
-use crate::trace::otherwise;
+use super::sent::otherwise;
 
 /// How many tests of a change are named before the rest is counted.
 const NAMED: usize = 6;
@@ -11,7 +11,7 @@ const NAMED: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
-    pub(super) schema: String,
+    pub(crate) schema: String,
     /// What was not the same before anything was tested: kernel, configuration,
     /// machine.
     pub given: Vec<Given>,
@@ -28,18 +28,6 @@ pub struct Comparison {
     pub other: Vec<Change>,
     /// How many tests both have.
     pub compared: usize,
-}
-
-impl Comparison {
-    /// Sets apart what the plan allows.
-    pub fn allow(&mut self, allow: &[Allowed]) {
-        let worse = std::mem::take(&mut self.worse);
-        let allowed = |change: &Change| allow.iter().any(|allowed| allowed.covers(change));
-        let (allowed, worse) = worse.into_iter().partition(allowed);
-        (self.allowed, self.worse) = (allowed, worse);
-        let unseen = |allow: &&Allowed| !self.allowed.iter().any(|change| allow.covers(change));
-        self.unseen = allow.iter().filter(unseen).map(|allow| allow.0.clone()).collect();
-    }
 }
 
 /// Something that was not the same from the start.
@@ -92,13 +80,13 @@ pub enum About {
 }
 
 impl Change {
-    pub(super) fn of(id: &str, about: About, before: &str, after: &str) -> Change {
+    pub(crate) fn of(id: &str, about: About, before: &str, after: &str) -> Change {
         let tests = Some(id).filter(|id| !id.is_empty()).map(str::to_owned).into_iter().collect();
         let (before, after) = (before.to_owned(), after.to_owned());
         Change { tests, about, operation: None, before, after, evidence: Vec::new() }
     }
 
-    pub(super) fn with(self, evidence: Vec<String>) -> Change {
+    pub(crate) fn with(self, evidence: Vec<String>) -> Change {
         Change { evidence, ..self }
     }
 
@@ -129,39 +117,5 @@ impl Change {
             (About::Capture, _) => format!("its trace is {after}"),
             (About::Trace | About::Verdict, _) => format!("{before} -> {after}"),
         }
-    }
-}
-
-/// A change of the trace that is meant to be: an operation, `to-device`, or one
-/// change of it, `to-device: CLEAR -> MIGRATE`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Allowed(String);
-
-impl From<Allowed> for String {
-    fn from(allowed: Allowed) -> String {
-        allowed.0
-    }
-}
-
-impl TryFrom<String> for Allowed {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Allowed, String> {
-        let operation = text.split_once(": ").map_or(text.as_str(), |(operation, _)| operation);
-        if operation.is_empty() || operation.contains(char::is_whitespace) {
-            return Err(format!(
-                "{text:?} is neither an operation, as to-device, nor a change of one, as \
-                 'to-device: CLEAR -> MIGRATE'"
-            ));
-        }
-        Ok(Allowed(text))
-    }
-}
-
-impl Allowed {
-    fn covers(&self, change: &Change) -> bool {
-        let operation = change.operation.as_deref();
-        change.about == About::Trace && (operation == Some(&self.0) || change.in_a_line() == self.0)
     }
 }

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{Check, TestResult, Verdict};
 use crate::embedded;
+use crate::results::{Check, TestResult, Verdict};
 
 /// Where they are written down, in the repository.
 const FILE: &str = "ci/known-issues.yaml";
@@ -46,7 +46,7 @@ pub struct KernelRange {
 
 impl KnownIssue {
     /// Whether it explains all of a result on a kernel of this release.
-    pub(super) fn covers(&self, result: &TestResult, release: &str) -> bool {
+    pub(crate) fn covers(&self, result: &TestResult, release: &str) -> bool {
         let tested = version(release);
         let said = result.assertion.as_deref();
         let is_assertion = said == Some(self.matches.as_str());
@@ -87,7 +87,7 @@ fn version(release: &str) -> (u32, u32, u32) {
 mod tests {
     use super::*;
     use crate::judge::tests::result;
-    use crate::judge::{KernelEvent, Violation};
+    use crate::results::{KernelEvent, Violation};
 
     #[test]
     fn the_file_is_well_formed() {

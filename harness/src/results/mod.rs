@@ -1,14 +1,20 @@
 //! The schema `hmm-harness/results/1` as types. `harness/schema/results-1.json`
 //! says the same for other programs, and a test holds the two together.
 
+mod comparison;
+mod sent;
+mod standing;
+
 use std::collections::BTreeMap;
 
 use hmm_protocol::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::baseline::Standing;
-use crate::compare::Comparison;
-use crate::trace::Sent;
+pub use comparison::{About, Change, Comparison, Given};
+pub(crate) use sent::Difference;
+pub use sent::{Sent, otherwise};
+pub use standing::Standing;
+pub(crate) use standing::WHOLE;
 
 /// The schema's name, the first field of every `results.json`.
 pub const SCHEMA: &str = "hmm-harness/results/1";
