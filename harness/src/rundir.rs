@@ -69,7 +69,7 @@ pub const FILES: [&str; 18] = [
     UNWINDER,
 ];
 
-/// The file.
+/// The judgement.
 pub const RESULTS: &str = "results.json";
 /// What `results.json` is called while it is written.
 pub const DRAFT: &str = "results.json.new";
@@ -77,9 +77,9 @@ pub const DRAFT: &str = "results.json.new";
 pub const JUNIT: &str = "junit.xml";
 /// The same as KTAP.
 pub const KTAP: &str = "results.ktap";
-/// The file.
+/// The same as a page.
 pub const REPORT: &str = "report.html";
-/// What it is called while it is written.
+/// What `report.html` is called while it is written.
 pub const REPORT_DRAFT: &str = "report.html.new";
 /// The baseline that a run is held against, as it was when the run began.
 pub const BASELINE: &str = "baseline.yaml";

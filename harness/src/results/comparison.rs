@@ -11,6 +11,7 @@ const NAMED: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Comparison {
+    /// The name of the form that it has as JSON.
     pub(crate) schema: String,
     /// What was not the same before anything was tested: kernel, configuration,
     /// machine.
